@@ -75,7 +75,7 @@ finish() {
 	trap - EXIT INT TERM HUP
 	set +e
 	[[ -z $child ]] || { kill -TERM -- "-$child" && wait "$child"; } 2>/dev/null
-	[[ -z $tty ]] || printf '\r%s\e[?25h' "$erase"
+	[[ -z $tty ]] || printf '\r%s\e[?25h\e[?7h' "$erase"
 	at_exit "$1"
 	cd /
 	[[ -z $work || -n $keep_work ]] || as_runner rm -rf "$work"
