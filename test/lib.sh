@@ -94,7 +94,7 @@ trap 'exit 129' HUP
 # line it is at.  Sets $status.  Never call this where bash ignores `set -e`
 # (`if`, `||`): the command could be a function that relies on it.
 follow() {
-	local each=$1 text=$2 began=$SECONDS line='' part fd
+	local each=$1 text=$2 began=$SECONDS next=1 line='' at='' part fd
 	shift 2
 
 	rm -f "$own/pipe"
@@ -109,17 +109,18 @@ follow() {
 		status=0
 		IFS= read -r -t "${tty:+0.}1" -u "$fd" part || status=$?
 		line+=$part
+		at=${line:-$at}
 		if ((status == 0)); then
 			printf '%s\n' "$line" >>"$log"
 			"$each" "$line"
 			line=''
 		elif ((status > 128)); then
-			working "$text" "$began" "$line"
 			# A server may live on and hold the pipe open.
 			kill -0 "$child" 2>/dev/null || break
 		else
 			break
 		fi
+		working "$text" "$began" "$at"
 	done
 	exec {fd}<&-
 	[[ -z $line ]] || printf '%s\n' "$line" >>"$log"
@@ -131,7 +132,7 @@ follow() {
 }
 
 # working TEXT SINCE DETAIL: in place on a terminal; elsewhere a line after
-# the first second and one every ten.
+# the first second and then every ten, for which follow keeps $next.
 working() {
 	local passed=$((SECONDS - $2)) head detail
 	((passed >= 1)) || return 0
@@ -140,7 +141,8 @@ working() {
 		head="$1, $(seconds "$2")"
 		detail=${3//[^[:print:]]/ }
 		printf '\r  %s %s  %s%s%s%s' "${spinner[spin]}" "$head" "$dim" "${detail:0:$((72 - ${#head}))}" "$plain" "$erase"
-	elif ((passed == 1 || passed % 10 == 0)); then
+	elif ((passed >= next)); then
+		next=$((passed / 10 * 10 + 10))
 		printf '    %s %s %s\n' "$1" "$dots" "$(seconds "$2")"
 	fi
 }
