@@ -76,8 +76,9 @@ finish() {
 	set +e
 	[[ -z $child ]] || { kill -TERM -- "-$child" && wait "$child"; } 2>/dev/null
 	[[ -z $tty ]] || printf '\r%s\e[?25h\e[?7h' "$erase"
-	at_exit "$1"
 	cd /
+	[[ -z $work ]] || stop_servers "$work"
+	at_exit "$1"
 	[[ -z $work || -n $keep_work ]] || as_runner rm -rf "$work"
 	[[ -n $keep_log ]] || rm -rf "$own"
 	exit "$1"
@@ -176,6 +177,15 @@ ask_for_root() {
 	((EUID)) || return 0
 	command -v sudo >/dev/null || die "$1 needs root" "run this as root, or install sudo"
 	sudo true || die "$1 needs root"
+}
+
+# stop_servers DIR: the servers with their data below it, whatever they do.
+stop_servers() {
+	local file files
+	mapfile -t files < <(as_runner find "$1" -name postmaster.pid)
+	for file in "${files[@]}"; do
+		as_runner "$pgbin/pg_ctl" -D "${file%/*}" -m immediate -w stop >>"$log" 2>&1 || true
+	done
 }
 
 # --------------------------------------------------------------- packages
