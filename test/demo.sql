@@ -63,10 +63,10 @@ BEGIN
 	CREATE INDEX ON demo.staging (departed_at);
 
 	SELECT date_trunc('day', min(departed_at)),
-		   date_trunc('day', max(departed_at)) + interval '1 day'
+		   date_trunc('hour', max(departed_at)) + interval '1 hour'
 	  INTO STRICT first, last
 	  FROM demo.staging;
-	starts := last - greatest(interval '6 days', date_trunc('day', (last - first) / 10));
+	starts := date_trunc('day', last) - greatest(interval '6 days', date_trunc('day', (last - first) / 10));
 	INSERT INTO demo.player (starts, ends, clock) VALUES (starts, last, starts);
 
 	INSERT INTO flights (departed_at, delay, distance, origin, destination)
