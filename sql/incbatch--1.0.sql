@@ -1,0 +1,455 @@
+/* incbatch 1.0 */
+
+\echo Use "CREATE EXTENSION incbatch" to load this file. \quit
+
+-- ---------------------------------------------------------------------
+-- Tables
+-- ---------------------------------------------------------------------
+
+CREATE TABLE incbatch.pipeline (
+    id               int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relation         regclass NOT NULL UNIQUE,
+    definition       regclass NOT NULL UNIQUE,
+    source           regclass NOT NULL,
+    query            text NOT NULL,
+    settings         text[] NOT NULL,
+    event_time       name,
+    lateness         interval,
+    late_policy      text NOT NULL DEFAULT 'divert',
+    trigger_interval interval NOT NULL,
+    append_only      boolean NOT NULL,
+    initialize       boolean NOT NULL,
+    strategy         text NOT NULL,
+    paused           boolean NOT NULL DEFAULT false,
+    created_at       timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+
+CREATE TABLE incbatch.path (
+    id               int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    pipeline         int NOT NULL REFERENCES incbatch.pipeline ON DELETE CASCADE,
+    relation         regclass NOT NULL UNIQUE,
+    trigger_interval interval NOT NULL,
+    state            text NOT NULL DEFAULT 'initializing'
+        CHECK (state IN ('initializing', 'backfilling', 'running', 'failed', 'needs_rebuild')),
+    state_since      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    last_error       text
+);
+
+CREATE TABLE incbatch.frontier (
+    path        int PRIMARY KEY REFERENCES incbatch.path ON DELETE CASCADE,
+    lsn         pg_lsn NOT NULL,
+    decoded_lsn pg_lsn NOT NULL,
+    snapshot    pg_snapshot NOT NULL,
+    aligned     boolean NOT NULL,
+    as_of       timestamptz NOT NULL
+) WITH (fillfactor = 50);
+
+CREATE TABLE incbatch.batch (
+    batch          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    path           int NOT NULL REFERENCES incbatch.path ON DELETE CASCADE,
+    started_at     timestamptz NOT NULL,
+    finished_at    timestamptz NOT NULL,
+    reason         text NOT NULL,
+    transactions   bigint NOT NULL,
+    rows_in        bigint NOT NULL,
+    groups_changed bigint NOT NULL,
+    read_ms        double precision NOT NULL,
+    transform_ms   double precision NOT NULL,
+    merge_ms       double precision NOT NULL,
+    commit_ms      double precision NOT NULL,
+    cpu_ms         double precision NOT NULL,
+    wal_bytes      bigint NOT NULL,
+    latency_max    interval NOT NULL,
+    strategy       text NOT NULL,
+    error          text
+);
+
+CREATE TABLE incbatch.slot (
+    slot_name         name PRIMARY KEY,
+    database          oid NOT NULL,
+    system_identifier bigint NOT NULL,
+    created_lsn       pg_lsn NOT NULL
+);
+
+COMMENT ON TABLE incbatch.pipeline IS 'Definitions of pipelines; change them by the functions only.';
+COMMENT ON COLUMN incbatch.pipeline.id IS 'Number of the pipeline.';
+COMMENT ON COLUMN incbatch.pipeline.relation IS 'The view that dashboards query.';
+COMMENT ON COLUMN incbatch.pipeline.definition IS 'The view that is the batch query; its dependencies keep what the query needs.';
+COMMENT ON COLUMN incbatch.pipeline.source IS 'The table whose changes drive the pipeline.';
+COMMENT ON COLUMN incbatch.pipeline.query IS 'The query as it was given.';
+COMMENT ON COLUMN incbatch.pipeline.settings IS 'Settings that the query''s meaning depends on, as they were at creation: name and value alternating.';
+COMMENT ON COLUMN incbatch.pipeline.event_time IS 'Column of the source with the event time, or NULL.';
+COMMENT ON COLUMN incbatch.pipeline.lateness IS 'Not used yet: always NULL, windows never close.';
+COMMENT ON COLUMN incbatch.pipeline.late_policy IS 'Not used yet: always divert.';
+COMMENT ON COLUMN incbatch.pipeline.trigger_interval IS 'Cadence of the pipeline.';
+COMMENT ON COLUMN incbatch.pipeline.append_only IS 'The source only ever gets INSERTs; its deletes are ignored.';
+COMMENT ON COLUMN incbatch.pipeline.initialize IS 'Whether the backfill reads the source''s present rows.';
+COMMENT ON COLUMN incbatch.pipeline.strategy IS 'delta, or delta with recompute of touched groups.';
+COMMENT ON COLUMN incbatch.pipeline.paused IS 'Whether pause_pipeline was called.';
+COMMENT ON COLUMN incbatch.pipeline.created_at IS 'When the pipeline was created.';
+
+COMMENT ON TABLE incbatch.path IS 'Paths: one pipeline at one cadence, with its state table.';
+COMMENT ON COLUMN incbatch.path.id IS 'Number of the path.';
+COMMENT ON COLUMN incbatch.path.pipeline IS 'The pipeline it belongs to.';
+COMMENT ON COLUMN incbatch.path.relation IS 'The state table.';
+COMMENT ON COLUMN incbatch.path.trigger_interval IS 'How often the path runs.';
+COMMENT ON COLUMN incbatch.path.state IS 'initializing, backfilling, running, failed or needs_rebuild.';
+COMMENT ON COLUMN incbatch.path.state_since IS 'When the state was entered.';
+COMMENT ON COLUMN incbatch.path.last_error IS 'Why the path stopped, and the function that brings it back.';
+
+COMMENT ON TABLE incbatch.frontier IS 'Exactly which transactions each path contains: a commit is included if it lies before lsn, or before decoded_lsn and the snapshot sees it. Written in the same transaction as the state table.';
+COMMENT ON COLUMN incbatch.frontier.path IS 'The path.';
+COMMENT ON COLUMN incbatch.frontier.lsn IS 'Every commit before it is included.';
+COMMENT ON COLUMN incbatch.frontier.decoded_lsn IS 'Up to here, every commit that the snapshot sees is included.';
+COMMENT ON COLUMN incbatch.frontier.snapshot IS 'The snapshot of the last run.';
+COMMENT ON COLUMN incbatch.frontier.aligned IS 'Whether the aggregate equals the query under the snapshot.';
+COMMENT ON COLUMN incbatch.frontier.as_of IS 'Everything committed before this instant is included.';
+
+COMMENT ON TABLE incbatch.batch IS 'What each batch did; incbatch.batch_history says how many are kept.';
+COMMENT ON COLUMN incbatch.batch.batch IS 'Number of the batch.';
+COMMENT ON COLUMN incbatch.batch.path IS 'The path.';
+COMMENT ON COLUMN incbatch.batch.started_at IS 'When the run began.';
+COMMENT ON COLUMN incbatch.batch.finished_at IS 'When its changes became visible.';
+COMMENT ON COLUMN incbatch.batch.reason IS 'trigger, refresh, full (memory) or quiet.';
+COMMENT ON COLUMN incbatch.batch.transactions IS 'Source transactions folded in.';
+COMMENT ON COLUMN incbatch.batch.rows_in IS 'Changes folded in; an update counts as two.';
+COMMENT ON COLUMN incbatch.batch.groups_changed IS 'Groups that the changes touched.';
+COMMENT ON COLUMN incbatch.batch.read_ms IS 'Milliseconds spent reading the WAL within the run.';
+COMMENT ON COLUMN incbatch.batch.transform_ms IS 'Milliseconds spent evaluating the query over the changes.';
+COMMENT ON COLUMN incbatch.batch.merge_ms IS 'Milliseconds spent merging into the state table, recompute included.';
+COMMENT ON COLUMN incbatch.batch.commit_ms IS 'Milliseconds spent storing the frontier and committing.';
+COMMENT ON COLUMN incbatch.batch.cpu_ms IS 'CPU milliseconds of the worker for the run.';
+COMMENT ON COLUMN incbatch.batch.wal_bytes IS 'WAL written by the run, in bytes.';
+COMMENT ON COLUMN incbatch.batch.latency_max IS 'Largest time from a source transaction''s commit to its visibility.';
+COMMENT ON COLUMN incbatch.batch.strategy IS 'delta, or recompute where groups were evaluated again from the source.';
+COMMENT ON COLUMN incbatch.batch.error IS 'Error of the batch, or NULL.';
+
+COMMENT ON TABLE incbatch.slot IS 'The replication slot that the frontiers belong to, and its database and cluster.';
+COMMENT ON COLUMN incbatch.slot.slot_name IS 'Name of the slot.';
+COMMENT ON COLUMN incbatch.slot.database IS 'OID of the database it was made for.';
+COMMENT ON COLUMN incbatch.slot.system_identifier IS 'The cluster it was made in.';
+COMMENT ON COLUMN incbatch.slot.created_lsn IS 'Where it started.';
+
+-- ---------------------------------------------------------------------
+-- Pipelines
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION incbatch.create_pipeline(
+    name             text,
+    query            text,
+    event_time       text     DEFAULT NULL,
+    lateness         interval DEFAULT NULL,
+    late_policy      text     DEFAULT 'divert',
+    trigger_interval interval DEFAULT '1 minute',
+    append_only      boolean  DEFAULT false,
+    track_lookups    boolean  DEFAULT false,
+    retention        interval DEFAULT NULL,
+    initialize       boolean  DEFAULT true,
+    on_error         text     DEFAULT 'stop',
+    on_lost          text     DEFAULT 'stop',
+    if_not_exists    boolean  DEFAULT false
+) RETURNS regclass
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_create_pipeline';
+COMMENT ON FUNCTION incbatch.create_pipeline(text, text, text, interval, text, interval, boolean, boolean, interval, boolean, text, text, boolean) IS
+'Keeps the result of a query up to date. name is the view to create, [schema.]relation; query the batch SQL, SELECT ... FROM source [JOIN lookup ...] [WHERE ...] GROUP BY .... trigger_interval is how often changes are folded in, ''0'' as soon as there are any. Returns at once; the worker backfills. A query that cannot be kept exact is refused with the reason.';
+
+CREATE FUNCTION incbatch.alter_pipeline(
+    name             text,
+    trigger_interval interval DEFAULT NULL,
+    lateness         interval DEFAULT NULL,
+    late_policy      text     DEFAULT NULL,
+    retention        interval DEFAULT NULL
+) RETURNS void
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_alter_pipeline';
+COMMENT ON FUNCTION incbatch.alter_pipeline(text, interval, interval, text, interval) IS
+'Changes a pipeline''s cadence; NULL leaves a value as it is. lateness, late_policy and retention are not supported yet.';
+
+CREATE FUNCTION incbatch.drop_pipeline(name text, if_exists boolean DEFAULT false)
+RETURNS boolean
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_drop_pipeline';
+COMMENT ON FUNCTION incbatch.drop_pipeline(text, boolean) IS
+'Drops a pipeline with its relations. DROP VIEW of the pipeline''s relation does the same. False: there was none and if_exists is true.';
+
+CREATE FUNCTION incbatch.pause_pipeline(name text) RETURNS void
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_pause_pipeline';
+COMMENT ON FUNCTION incbatch.pause_pipeline(text) IS
+'Stops folding in changes until resume_pipeline. Nothing is lost: the WAL is held, up to incbatch.max_retained_wal.';
+
+CREATE FUNCTION incbatch.resume_pipeline(name text) RETURNS void
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_resume_pipeline';
+COMMENT ON FUNCTION incbatch.resume_pipeline(text) IS
+'Goes on after pause_pipeline, and tries again after a failure, from exactly where the pipeline stopped.';
+
+CREATE FUNCTION incbatch.rebuild_pipeline(name text) RETURNS void
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_rebuild_pipeline';
+COMMENT ON FUNCTION incbatch.rebuild_pipeline(text) IS
+'Backfills anew from the source. Returns at once; readers see the old rows until the new ones replace them at once.';
+
+CREATE PROCEDURE incbatch.refresh_pipeline(name text)
+LANGUAGE c AS 'MODULE_PATHNAME', 'ib_refresh_pipeline';
+COMMENT ON PROCEDURE incbatch.refresh_pipeline(text) IS
+'Runs a pipeline now, and returns when everything that was visible before the call is in the aggregate. Waits for a backfill that is under way; an error where the pipeline is paused, failed or needs a rebuild.';
+
+CREATE FUNCTION incbatch.wait_for(
+    name    text,
+    lsn     pg_lsn   DEFAULT pg_catalog.pg_current_wal_insert_lsn(),
+    timeout interval DEFAULT '1 minute'
+) RETURNS boolean
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_wait_for';
+COMMENT ON FUNCTION incbatch.wait_for(text, pg_lsn, interval) IS
+'Waits until everything that committed before a WAL position is in the aggregate, at the pipeline''s own cadence. False: not within the timeout.';
+
+CREATE FUNCTION incbatch.verify_pipeline(
+    name text,
+    OUT difference text, OUT row_in_aggregate jsonb, OUT row_in_batch jsonb
+) RETURNS SETOF record
+LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'ib_verify_pipeline';
+COMMENT ON FUNCTION incbatch.verify_pipeline(text) IS
+'Compares the aggregate with the batch query, both at one instant, while writers write. No row: they are equal. Costs one run of the batch query.';
+
+CREATE FUNCTION incbatch.on_drop() RETURNS event_trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'ib_on_drop';
+COMMENT ON FUNCTION incbatch.on_drop() IS
+'Event trigger: drops a pipeline as a whole when one of its relations is dropped.';
+
+CREATE EVENT TRIGGER incbatch_on_drop ON sql_drop EXECUTE FUNCTION incbatch.on_drop();
+COMMENT ON EVENT TRIGGER incbatch_on_drop IS 'Drops a pipeline as a whole when one of its relations is dropped.';
+
+-- ---------------------------------------------------------------------
+-- What shared memory knows
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION incbatch.worker_status(
+    OUT database oid, OUT pid int, OUT state text,
+    OUT heartbeat_at timestamptz, OUT rows_decoded bigint
+) RETURNS SETOF record
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_worker_status';
+COMMENT ON FUNCTION incbatch.worker_status() IS 'Workers as shared memory knows them; incbatch.workers is the view to read.';
+
+CREATE FUNCTION incbatch.path_status(
+    path int,
+    OUT frontier_lsn pg_lsn, OUT as_of timestamptz, OUT next_run timestamptz,
+    OUT moved_at timestamptz, OUT backlog_rows bigint,
+    OUT latency_p50 interval, OUT latency_p95 interval, OUT latency_p99 interval,
+    OUT backfill_started_at timestamptz, OUT rows_done bigint, OUT rows_total bigint
+) RETURNS record
+LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'ib_path_status';
+COMMENT ON FUNCTION incbatch.path_status(int) IS 'A path as its worker shows it, NULL while no worker runs it; incbatch.paths and incbatch.lag are the views to read.';
+
+CREATE FUNCTION incbatch.is_at_home(database oid, system_identifier bigint)
+RETURNS boolean
+LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'ib_is_at_home';
+COMMENT ON FUNCTION incbatch.is_at_home(oid, bigint) IS 'Whether this is the database of the cluster that a slot was made for, not a copy.';
+
+-- ---------------------------------------------------------------------
+-- Views
+-- ---------------------------------------------------------------------
+
+-- What a path's state is to a reader: that of a copied database is lost even
+-- before a worker has looked at it.
+CREATE VIEW incbatch.path_state AS
+SELECT a.id AS path,
+       CASE WHEN p.paused THEN 'paused'
+            WHEN f.path IS NOT NULL AND NOT EXISTS (
+                SELECT FROM incbatch.slot s
+                WHERE incbatch.is_at_home(s.database, s.system_identifier))
+                AND a.state NOT IN ('initializing', 'backfilling')
+            THEN 'needs_rebuild'
+            ELSE a.state END AS state,
+       a.state_since
+FROM incbatch.path a
+JOIN incbatch.pipeline p ON p.id = a.pipeline
+LEFT JOIN incbatch.frontier f ON f.path = a.id;
+COMMENT ON VIEW incbatch.path_state IS 'The state of each path, as incbatch.pipelines shows it.';
+COMMENT ON COLUMN incbatch.path_state.path IS 'Number of the path.';
+COMMENT ON COLUMN incbatch.path_state.state IS 'initializing, backfilling, running, paused, failed or needs_rebuild.';
+COMMENT ON COLUMN incbatch.path_state.state_since IS 'When the state was entered.';
+
+CREATE VIEW incbatch.pipelines AS
+SELECT p.relation::text AS pipeline, p.relation, p.query, p.source, p.event_time,
+       p.lateness, p.late_policy, p.trigger_interval,
+       NULL::timestamptz AS watermark,
+       s.state, p.strategy,
+       pg_catalog.pg_get_userbyid(c.relowner) AS owner,
+       a.last_error, p.created_at, p.definition, p.append_only
+FROM incbatch.pipeline p
+JOIN incbatch.path a ON a.pipeline = p.id
+JOIN incbatch.path_state s ON s.path = a.id
+LEFT JOIN pg_catalog.pg_class c ON c.oid = a.relation;
+COMMENT ON VIEW incbatch.pipelines IS 'One row a pipeline.';
+COMMENT ON COLUMN incbatch.pipelines.pipeline IS 'Name, as functions take it.';
+COMMENT ON COLUMN incbatch.pipelines.relation IS 'The view that dashboards query.';
+COMMENT ON COLUMN incbatch.pipelines.query IS 'The query as it was given.';
+COMMENT ON COLUMN incbatch.pipelines.source IS 'The table whose changes drive the pipeline.';
+COMMENT ON COLUMN incbatch.pipelines.event_time IS 'Column of the source with the event time, or NULL.';
+COMMENT ON COLUMN incbatch.pipelines.lateness IS 'NULL: windows never close.';
+COMMENT ON COLUMN incbatch.pipelines.late_policy IS 'What happens to a change to a closed window.';
+COMMENT ON COLUMN incbatch.pipelines.trigger_interval IS 'How often changes are folded in; 0: as soon as there are any.';
+COMMENT ON COLUMN incbatch.pipelines.watermark IS 'NULL: windows never close.';
+COMMENT ON COLUMN incbatch.pipelines.state IS 'initializing, backfilling, running, paused (resume_pipeline), failed (resume_pipeline) or needs_rebuild (rebuild_pipeline).';
+COMMENT ON COLUMN incbatch.pipelines.strategy IS 'delta: groups are adjusted by the changes; recompute: some retractions evaluate their groups again from the source.';
+COMMENT ON COLUMN incbatch.pipelines.owner IS 'The role that the worker runs the query as.';
+COMMENT ON COLUMN incbatch.pipelines.last_error IS 'Why the pipeline stopped, and the function that brings it back.';
+COMMENT ON COLUMN incbatch.pipelines.created_at IS 'When the pipeline was created.';
+COMMENT ON COLUMN incbatch.pipelines.definition IS 'The view that is the batch query.';
+COMMENT ON COLUMN incbatch.pipelines.append_only IS 'The source only ever gets INSERTs.';
+
+CREATE VIEW incbatch.paths AS
+SELECT p.relation::text AS pipeline, a.id AS path, a.relation, a.trigger_interval,
+       greatest(m.frontier_lsn, f.lsn) AS frontier_lsn,
+       greatest(m.as_of, f.as_of) AS as_of,
+       m.next_run,
+       CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END AS rows,
+       s.state
+FROM incbatch.path a
+JOIN incbatch.pipeline p ON p.id = a.pipeline
+JOIN incbatch.path_state s ON s.path = a.id
+LEFT JOIN incbatch.frontier f ON f.path = a.id
+LEFT JOIN pg_catalog.pg_class c ON c.oid = a.relation
+CROSS JOIN LATERAL incbatch.path_status(a.id) m;
+COMMENT ON VIEW incbatch.paths IS 'One row a path: a pipeline at one cadence.';
+COMMENT ON COLUMN incbatch.paths.pipeline IS 'The pipeline.';
+COMMENT ON COLUMN incbatch.paths.path IS 'Number of the path.';
+COMMENT ON COLUMN incbatch.paths.relation IS 'The state table.';
+COMMENT ON COLUMN incbatch.paths.trigger_interval IS 'How often the path runs.';
+COMMENT ON COLUMN incbatch.paths.frontier_lsn IS 'Everything that committed before this WAL position is included.';
+COMMENT ON COLUMN incbatch.paths.as_of IS 'Everything committed before this instant is included; NULL before the first batch.';
+COMMENT ON COLUMN incbatch.paths.next_run IS 'When the path is due; NULL: as soon as there is work, or no worker runs it.';
+COMMENT ON COLUMN incbatch.paths.rows IS 'Rows of the state table as last estimated by ANALYZE or autovacuum, or NULL.';
+COMMENT ON COLUMN incbatch.paths.state IS 'initializing, backfilling, running, paused, failed or needs_rebuild.';
+
+-- A path without consumers has promised its trigger interval; a fifth of it,
+-- and at least a second, are for the run itself (a consumer's freshness is
+-- 5/4 of its trigger by the same rule).
+CREATE VIEW incbatch.lag AS
+WITH measured AS (
+    SELECT NULL::text AS consumer, p.relation::text AS pipeline, NULL::int AS tier,
+           NULL::interval AS freshness, a.trigger_interval,
+           greatest(a.trigger_interval * 1.25, a.trigger_interval + '1 second') AS allowed,
+           greatest(m.as_of, f.as_of) AS as_of,
+           pg_catalog.clock_timestamp() - greatest(m.as_of, f.as_of) AS staleness,
+           pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(),
+                                      greatest(m.frontier_lsn, f.lsn))::bigint AS backlog_bytes,
+           m.backlog_rows, NULL::timestamptz AS watermark,
+           m.latency_p50, m.latency_p95, m.latency_p99,
+           m.moved_at, s.state, s.state_since
+    FROM incbatch.path a
+    JOIN incbatch.pipeline p ON p.id = a.pipeline
+    JOIN incbatch.path_state s ON s.path = a.id
+    LEFT JOIN incbatch.frontier f ON f.path = a.id
+    CROSS JOIN LATERAL incbatch.path_status(a.id) m
+), judged AS (
+    SELECT *,
+           CASE WHEN state = 'paused' THEN 'paused'
+                WHEN state IN ('failed', 'needs_rebuild') THEN 'failed'
+                WHEN state IN ('initializing', 'backfilling') THEN 'backfilling'
+                WHEN staleness <= allowed THEN 'fresh'
+                WHEN moved_at IS NULL
+                  OR pg_catalog.clock_timestamp() - moved_at > 3 * greatest(trigger_interval, '1 second')
+                THEN 'stuck'
+                WHEN pg_catalog.clock_timestamp() - moved_at > greatest(trigger_interval, '1 second')
+                THEN 'falling behind'
+                ELSE 'late' END AS status
+    FROM measured
+)
+SELECT consumer, pipeline, tier, freshness, trigger_interval, as_of, staleness,
+       backlog_bytes, backlog_rows, watermark, latency_p50, latency_p95, latency_p99,
+       status,
+       CASE WHEN status IN ('late', 'falling behind') THEN as_of + allowed
+            WHEN status = 'stuck' THEN greatest(moved_at, as_of + allowed)
+            ELSE state_since END AS status_since
+FROM judged;
+COMMENT ON VIEW incbatch.lag IS 'How fresh each pipeline is, computed by the reader: true when the worker is dead, too.';
+COMMENT ON COLUMN incbatch.lag.consumer IS 'NULL: a pipeline without consumers.';
+COMMENT ON COLUMN incbatch.lag.pipeline IS 'The pipeline.';
+COMMENT ON COLUMN incbatch.lag.tier IS 'NULL: a pipeline without consumers.';
+COMMENT ON COLUMN incbatch.lag.freshness IS 'NULL: a pipeline without consumers; it is judged by 5/4 of its trigger interval, at least one second more than it.';
+COMMENT ON COLUMN incbatch.lag.trigger_interval IS 'How often the pipeline runs.';
+COMMENT ON COLUMN incbatch.lag.as_of IS 'Everything committed before this instant is in the aggregate.';
+COMMENT ON COLUMN incbatch.lag.staleness IS 'Now minus as_of; NULL before the first batch.';
+COMMENT ON COLUMN incbatch.lag.backlog_bytes IS 'Bytes of WAL between the frontier and now, whoever wrote them.';
+COMMENT ON COLUMN incbatch.lag.backlog_rows IS 'Changes decoded and waiting for the next run; NULL while no worker runs the path.';
+COMMENT ON COLUMN incbatch.lag.watermark IS 'NULL: windows never close.';
+COMMENT ON COLUMN incbatch.lag.latency_p50 IS 'Median time from a source transaction''s commit to its visibility in the aggregate, over the last hour; rounded up by at most 15 %.';
+COMMENT ON COLUMN incbatch.lag.latency_p95 IS 'The same, 95th percentile.';
+COMMENT ON COLUMN incbatch.lag.latency_p99 IS 'The same, 99th percentile.';
+COMMENT ON COLUMN incbatch.lag.status IS 'fresh, late (catching up), falling behind (a run takes longer than its trigger), stuck (the frontier has not moved for three triggers), failed, paused or backfilling.';
+COMMENT ON COLUMN incbatch.lag.status_since IS 'Since when, as far as it can be known.';
+
+CREATE VIEW incbatch.batches AS
+SELECT p.relation::text AS pipeline, b.path, b.batch, b.started_at, b.finished_at,
+       b.reason, b.transactions, b.rows_in, 0::bigint AS rows_late, b.groups_changed,
+       b.read_ms, b.transform_ms, b.merge_ms, b.commit_ms, b.cpu_ms, b.wal_bytes,
+       b.latency_max, b.strategy, b.error
+FROM incbatch.batch b
+JOIN incbatch.path a ON a.id = b.path
+JOIN incbatch.pipeline p ON p.id = a.pipeline;
+COMMENT ON VIEW incbatch.batches IS 'One row a batch, the newest kept.';
+COMMENT ON COLUMN incbatch.batches.pipeline IS 'The pipeline.';
+COMMENT ON COLUMN incbatch.batches.path IS 'Number of the path.';
+COMMENT ON COLUMN incbatch.batches.batch IS 'Number of the batch, rising.';
+COMMENT ON COLUMN incbatch.batches.started_at IS 'When the run began.';
+COMMENT ON COLUMN incbatch.batches.finished_at IS 'When its changes became visible.';
+COMMENT ON COLUMN incbatch.batches.reason IS 'trigger, refresh, full (the waiting changes outgrew incbatch.work_mem) or quiet.';
+COMMENT ON COLUMN incbatch.batches.transactions IS 'Source transactions folded in.';
+COMMENT ON COLUMN incbatch.batches.rows_in IS 'Changes folded in; an update counts as two.';
+COMMENT ON COLUMN incbatch.batches.rows_late IS 'Late changes: none, windows never close.';
+COMMENT ON COLUMN incbatch.batches.groups_changed IS 'Groups that the changes touched.';
+COMMENT ON COLUMN incbatch.batches.read_ms IS 'Milliseconds spent reading the WAL within the run; reading ahead is not in it.';
+COMMENT ON COLUMN incbatch.batches.transform_ms IS 'Milliseconds spent evaluating the query over the changes.';
+COMMENT ON COLUMN incbatch.batches.merge_ms IS 'Milliseconds spent merging into the state table, recompute included.';
+COMMENT ON COLUMN incbatch.batches.commit_ms IS 'Milliseconds spent storing the frontier and committing.';
+COMMENT ON COLUMN incbatch.batches.cpu_ms IS 'CPU milliseconds of the worker for the run; reading ahead is not in it.';
+COMMENT ON COLUMN incbatch.batches.wal_bytes IS 'WAL written by the run, in bytes.';
+COMMENT ON COLUMN incbatch.batches.latency_max IS 'Largest time from a source transaction''s commit to its visibility.';
+COMMENT ON COLUMN incbatch.batches.strategy IS 'delta, or recompute where groups were evaluated again from the source.';
+COMMENT ON COLUMN incbatch.batches.error IS 'Error of the batch, or NULL.';
+
+CREATE VIEW incbatch.workers AS
+SELECT d.datname AS database, w.pid, w.state, s.slot_name,
+       s.restart_lsn, s.confirmed_flush_lsn AS confirmed_lsn,
+       pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), s.restart_lsn)::bigint AS retained_wal_bytes,
+       w.heartbeat_at, w.rows_decoded
+FROM incbatch.worker_status() w
+JOIN pg_catalog.pg_database d ON d.oid = w.database
+LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = 'incbatch_' || w.database::text;
+COMMENT ON VIEW incbatch.workers IS 'One row a database that has pipelines: its worker and its replication slot.';
+COMMENT ON COLUMN incbatch.workers.database IS 'The database.';
+COMMENT ON COLUMN incbatch.workers.pid IS 'Process of the worker; NULL: it is not running.';
+COMMENT ON COLUMN incbatch.workers.state IS 'starting, creating slot (waits for the transactions that were running), running, backfilling or not running.';
+COMMENT ON COLUMN incbatch.workers.slot_name IS 'The replication slot; NULL: not made yet.';
+COMMENT ON COLUMN incbatch.workers.restart_lsn IS 'The server keeps the WAL from here on.';
+COMMENT ON COLUMN incbatch.workers.confirmed_lsn IS 'All that committed before is folded in and flushed.';
+COMMENT ON COLUMN incbatch.workers.retained_wal_bytes IS 'Bytes of WAL that the server keeps for the slot.';
+COMMENT ON COLUMN incbatch.workers.heartbeat_at IS 'When the worker last showed that it is alive.';
+COMMENT ON COLUMN incbatch.workers.rows_decoded IS 'Row changes decoded since the worker started, of all tables.';
+
+CREATE VIEW incbatch.progress AS
+SELECT p.relation::text AS pipeline, s.state AS phase,
+       least(m.rows_done, greatest(m.rows_total, m.rows_done)) AS rows_done,
+       greatest(m.rows_total, m.rows_done) AS rows_total,
+       CASE WHEN m.rows_total > 0
+            THEN pg_catalog.round(least(100.0 * m.rows_done / m.rows_total, 100.0), 1) END AS percent,
+       CASE WHEN m.rows_done > 0 AND m.rows_total > 0
+            THEN (pg_catalog.clock_timestamp() - m.backfill_started_at)
+                 * (greatest(m.rows_total - m.rows_done, 0) / m.rows_done::float8) END AS eta
+FROM incbatch.path a
+JOIN incbatch.pipeline p ON p.id = a.pipeline
+JOIN incbatch.path_state s ON s.path = a.id
+CROSS JOIN LATERAL incbatch.path_status(a.id) m
+WHERE s.state IN ('initializing', 'backfilling');
+COMMENT ON VIEW incbatch.progress IS 'One row a backfill under way.';
+COMMENT ON COLUMN incbatch.progress.pipeline IS 'The pipeline.';
+COMMENT ON COLUMN incbatch.progress.phase IS 'initializing (waits for the worker or the slot) or backfilling.';
+COMMENT ON COLUMN incbatch.progress.rows_done IS 'Rows of the source read so far.';
+COMMENT ON COLUMN incbatch.progress.rows_total IS 'Rows of the source, estimated.';
+COMMENT ON COLUMN incbatch.progress.percent IS 'rows_done of rows_total; NULL before the scan has begun.';
+COMMENT ON COLUMN incbatch.progress.eta IS 'Time left if it goes on like this; NULL before the scan has begun.';
+
+COMMENT ON SCHEMA incbatch IS 'Aggregate tables kept up to date from the WAL.';
+GRANT USAGE ON SCHEMA incbatch TO PUBLIC;
+GRANT SELECT ON incbatch.pipelines, incbatch.paths, incbatch.lag, incbatch.batches,
+                incbatch.workers, incbatch.progress TO PUBLIC;
+
+SELECT pg_catalog.pg_extension_config_dump('incbatch.pipeline', '');
+SELECT pg_catalog.pg_extension_config_dump('incbatch.path', '');

@@ -1,0 +1,563 @@
+/*
+ * apply.c
+ *	  One run of a path: one batch, one transaction.
+ *
+ * A run takes a snapshot S (the worker's transactions are REPEATABLE READ),
+ * flushes and decodes all that S can see, holds back what S does not see,
+ * transforms and merges the rest, stores the frontier, commits.  State and
+ * frontier change together or not at all, so a crash at any moment repeats a
+ * batch or does not, but never half.
+ *
+ * A backlog larger than incbatch.work_mem is eaten in pieces that end before
+ * S: exact too (frontier.c), unless a group must be recomputed from the
+ * source, which S shows as it is later.  Then the run decodes to the end.
+ *
+ * Statements run as the owner of the state table under restricted operation,
+ * with a fixed search_path and the settings that the pipeline stored.
+ *
+ * Not here: when a path runs, and what is confirmed (worker.c).  An error is
+ * not caught here; the worker records it and exits.
+ */
+#include "incbatch.h"
+
+#include <sys/resource.h>
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "executor/instrument.h"
+#include "executor/spi.h"
+#include "executor/tstoreReceiver.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "portability/instr_time.h"
+#include "storage/lmgr.h"
+#include "tcop/dest.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "decode.h"
+#include "path.h"
+#include "query.h"
+
+/* Lines for incbatch.batches that wait to be written, in the worker's life. */
+static List *batch_log = NIL;
+
+/* What a run measures as it goes. */
+typedef struct Meter
+{
+	int64		started_usecs;
+	int64		cpu_usecs;
+	uint64		wal_bytes;
+	BatchRecord record;
+} Meter;
+
+int64
+ib_monotonic_usecs(void)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	return (int64) INSTR_TIME_GET_MICROSEC(now);
+}
+
+static int64
+cpu_usecs(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * INT64CONST(1000000) +
+		usage.ru_utime.tv_usec + usage.ru_stime.tv_usec;
+}
+
+/* Milliseconds since *lap, which moves on to now. */
+static double
+lap_ms(int64 *lap)
+{
+	int64		now = ib_monotonic_usecs();
+	double		ms = (now - *lap) / 1000.0;
+
+	*lap = now;
+	return ms;
+}
+
+/* ----------------------------------------------------------------
+ *		Running statements as the owner
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Lock the state table for a run, unless somebody else has it locked or it is
+ * gone.
+ */
+bool
+ib_lock_state_table(IbPath *path)
+{
+	return ConditionalLockRelationOid(path->row->state_table, RowExclusiveLock) &&
+		SearchSysCacheExists1(RELOID, ObjectIdGetDatum(path->row->state_table));
+}
+
+/* Give settings the values of a list, until the current nest level ends. */
+void
+ib_apply_settings(List *settings)
+{
+	for (int i = 0; i + 1 < list_length(settings); i += 2)
+		(void) set_config_option(list_nth(settings, i), list_nth(settings, i + 1),
+								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+								 true, 0, false);
+}
+
+void
+ib_enter_owner(IbPath *path, OwnerScope *scope)
+{
+	Relation	rel = table_open(path->row->state_table, NoLock);
+	Oid			owner = rel->rd_rel->relowner;
+
+	table_close(rel, NoLock);
+	GetUserIdAndSecContext(&scope->save_userid, &scope->save_context);
+	SetUserIdAndSecContext(owner, scope->save_context | SECURITY_RESTRICTED_OPERATION);
+	scope->guc_level = NewGUCNestLevel();
+	ib_apply_settings(path->row->settings);
+	SPI_connect();
+}
+
+void
+ib_leave_owner(OwnerScope *scope)
+{
+	SPI_finish();
+	AtEOXact_GUC(false, scope->guc_level);
+	SetUserIdAndSecContext(scope->save_userid, scope->save_context);
+}
+
+/* Run a statement, its rows into a tuplestore if there is one. */
+int64
+ib_run_statement(const char *sql, int expected, Tuplestorestate *result)
+{
+	SPIExecuteOptions options = {0};
+	int			code;
+
+	if (result != NULL)
+	{
+		options.dest = CreateDestReceiver(DestTuplestore);
+		SetTuplestoreDestReceiverParams(options.dest, result,
+										CurrentMemoryContext, false, NULL, NULL);
+	}
+	code = SPI_execute_extended(sql, &options);
+	if (code != expected)
+		elog(ERROR, "%s: %s", SPI_result_code_string(code), sql);
+	return SPI_processed;
+}
+
+/* Let the statements that follow read a tuplestore by a name. */
+void
+ib_offer_relation(const char *name, Oid like, TupleDesc desc,
+				  Tuplestorestate *store, double rows)
+{
+	EphemeralNamedRelation relation = palloc0(sizeof(EphemeralNamedRelationData));
+	int			code;
+
+	relation->md.name = pstrdup(name);
+	relation->md.reliddesc = like;
+	relation->md.tupdesc = desc;
+	relation->md.enrtype = ENR_NAMED_TUPLESTORE;
+	relation->md.enrtuples = rows;
+	relation->reldata = store;
+	code = SPI_register_relation(relation);
+	if (code != SPI_OK_REL_REGISTER)
+		elog(ERROR, "%s: %s", SPI_result_code_string(code), name);
+}
+
+/* ----------------------------------------------------------------
+ *		The statements of a path
+ * ----------------------------------------------------------------
+ */
+
+void
+ib_path_forget_statements(IbPath *path)
+{
+	if (path->statements != NULL)
+		MemoryContextDelete(path->statements->context);
+	path->statements = NULL;
+}
+
+/* Make the statements from the query, in a transaction. */
+static void
+make_statements(IbPath *path)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "incbatch statements",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	PipelineQuery *pq = ib_query_analyze(ib_query_of_view(path->row->definition));
+	PathStatements *statements = palloc0(sizeof(PathStatements));
+	char	   *state_table = ib_query_relation_name(path->row->state_table);
+	int			columns;
+	ListCell   *lc;
+
+	if (path->batch == NULL)
+	{
+		Relation	source = table_open(path->row->source, AccessShareLock);
+		Frontier	none = {0};
+
+		path->batch = ib_batch_create(source, pq->needed, path->row->append_only,
+									  path->row->has_frontier ? &path->row->frontier : &none);
+		table_close(source, NoLock);
+	}
+	columns = path->batch->desc->natts;
+	ib_batch_rename_columns(path->batch);
+
+	statements->context = context;
+	statements->may_recompute = pq->may_recompute;
+	statements->nkeys = list_length(pq->keys);
+	statements->transform_plus = ib_delta_transform(pq, columns, false);
+	statements->transform_mixed = ib_delta_transform(pq, columns, true);
+	statements->merge_plus = ib_delta_merge(pq, state_table, false);
+	statements->merge_mixed = ib_delta_merge(pq, state_table, true);
+	statements->remove = ib_delta_remove(state_table);
+	statements->recompute = ib_recompute(pq, state_table, false);
+	statements->recompute_null_keys = ib_recompute(pq, state_table, true);
+	statements->initial = ib_delta_initial(pq);
+	statements->relations = list_make2_oid(path->row->definition,
+										   path->row->state_table);
+	foreach(lc, pq->query->rtable)
+	{
+		if (lfirst_node(RangeTblEntry, lc)->rtekind == RTE_RELATION)
+			statements->relations = lappend_oid(statements->relations,
+												lfirst_node(RangeTblEntry, lc)->relid);
+	}
+	path->statements = statements;
+	MemoryContextSwitchTo(old);
+}
+
+/* See to it that a path has its statements, and a batch that collects. */
+void
+ib_path_prepare(IbPath *path)
+{
+	if (path->statements != NULL && path->statements->stale)
+		ib_path_forget_statements(path);
+	if (path->statements == NULL)
+		make_statements(path);
+}
+
+/* ----------------------------------------------------------------
+ *		The run
+ * ----------------------------------------------------------------
+ */
+
+static TupleDesc
+touched_descriptor(IbPath *path)
+{
+	Relation	rel = table_open(path->row->state_table, NoLock);
+	int			nkeys = path->statements->nkeys;
+	TupleDesc	desc = CreateTemplateTupleDesc(nkeys + 3);
+
+	TupleDescInitEntry(desc, 1, TOUCHED_ROW, TIDOID, -1, 0);
+	TupleDescInitEntry(desc, 2, TOUCHED_COUNT, INT8OID, -1, 0);
+	TupleDescInitEntry(desc, 3, TOUCHED_UNKNOWN, BOOLOID, -1, 0);
+	for (int i = 1; i <= nkeys; i++)
+		TupleDescCopyEntry(desc, i + 3, RelationGetDescr(rel), i);
+	table_close(rel, NoLock);
+	return desc;
+}
+
+/* What the touched groups need; a count below zero is the end of trust. */
+static void
+inspect_touched(Tuplestorestate *touched, TupleDesc desc, bool *empty,
+				bool *unknown, bool *unknown_null)
+{
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
+
+	*empty = *unknown = *unknown_null = false;
+	while (tuplestore_gettupleslot(touched, true, false, slot))
+	{
+		int64		count;
+		bool		has_null = false;
+
+		slot_getallattrs(slot);
+		count = DatumGetInt64(slot->tts_values[1]);
+		if (count < 0)
+			ereport(ERROR,
+					errcode(ERRCODE_DATA_CORRUPTED),
+					errmsg("a group would hold %lld rows", (long long) count),
+					errdetail("More rows were retracted than were ever counted."),
+					errhint("Run incbatch.rebuild_pipeline."));
+		for (int i = 3; i < desc->natts; i++)
+			has_null |= slot->tts_isnull[i];
+		if (count == 0)
+			*empty = true;
+		else if (has_null)
+			*unknown_null = true;
+		else
+			*unknown = true;
+	}
+	ExecDropSingleTupleTableSlot(slot);
+}
+
+/* Empty groups go, unknown ones are evaluated again. */
+static void
+finish_touched(IbPath *path, Tuplestorestate *touched, int64 ntouched,
+			   Meter *meter)
+{
+	PathStatements *statements = path->statements;
+	TupleDesc	desc = touched_descriptor(path);
+	bool		empty;
+	bool		unknown;
+	bool		unknown_null;
+
+	inspect_touched(touched, desc, &empty, &unknown, &unknown_null);
+	ib_offer_relation(TOUCHED_RELATION, InvalidOid, desc, touched, ntouched);
+	if (empty)
+		ib_run_statement(statements->remove, SPI_OK_DELETE, NULL);
+	if (unknown)
+		ib_run_statement(statements->recompute, SPI_OK_INSERT, NULL);
+	if (unknown_null)
+		ib_run_statement(statements->recompute_null_keys, SPI_OK_INSERT, NULL);
+	if (unknown || unknown_null)
+		meter->record.strategy = "recompute";
+}
+
+/* Transform the batch and merge it into the state, as the owner. */
+static void
+fold_in(IbPath *path, bool truncated, Meter *meter)
+{
+	PathStatements *statements = path->statements;
+	Batch	   *batch = path->batch;
+	bool		mixed = batch->negatives > 0;
+	OwnerScope	scope;
+	int64		lap = ib_monotonic_usecs();
+
+	ib_enter_owner(path, &scope);
+	if (truncated)
+		ib_run_statement(psprintf("DELETE FROM %s", ib_query_relation_name(path->row->state_table)),
+						 SPI_OK_DELETE, NULL);
+	if (batch->rows > 0)
+	{
+		Tuplestorestate *delta = tuplestore_begin_heap(false, false, work_mem);
+
+		ib_offer_relation(BATCH_RELATION, InvalidOid, batch->desc, batch->store,
+						  batch->rows);
+		meter->record.groups_changed =
+			ib_run_statement(mixed ? statements->transform_mixed : statements->transform_plus,
+							 SPI_OK_SELECT, delta);
+		meter->record.transform_ms = lap_ms(&lap);
+
+		ib_offer_relation(DELTA_RELATION, path->row->state_table, NULL, delta,
+						  meter->record.groups_changed);
+		if (!mixed)
+			ib_run_statement(statements->merge_plus, SPI_OK_INSERT, NULL);
+		else
+		{
+			Tuplestorestate *touched = tuplestore_begin_heap(false, false, work_mem);
+			int64		ntouched = ib_run_statement(statements->merge_mixed,
+													SPI_OK_SELECT, touched);
+
+			if (ntouched > 0)
+				finish_touched(path, touched, ntouched, meter);
+			tuplestore_end(touched);
+		}
+		tuplestore_end(delta);
+	}
+	ib_leave_owner(&scope);
+	meter->record.merge_ms = lap_ms(&lap);
+}
+
+/*
+ * Show how far a path is, and wake who waits for it.  lsn may lie behind the
+ * stored frontier's: nothing for this path is between the two.
+ */
+void
+ib_path_publish(IbPath *path, XLogRecPtr lsn, XLogRecPtr decoded_lsn,
+				TimestampTz as_of)
+{
+	PathEntry  *shared = path->shared;
+
+	pg_atomic_write_u64(&shared->as_of, as_of);
+	pg_atomic_write_u64(&shared->moved_at, GetCurrentTimestamp());
+	pg_atomic_write_u64(&shared->backlog_rows, path->batch ? path->batch->rows : 0);
+	if (lsn > pg_atomic_read_u64(&shared->frontier_lsn))
+		pg_atomic_write_u64(&shared->frontier_lsn, lsn);
+	if (decoded_lsn > pg_atomic_read_u64(&shared->decoded_lsn))
+		pg_atomic_write_u64(&shared->decoded_lsn, decoded_lsn);
+	ConditionVariableBroadcast(&shared->moved);
+}
+
+static void
+start_meter(Meter *meter, IbPath *path, const char *reason)
+{
+	memset(meter, 0, sizeof(*meter));
+	meter->started_usecs = ib_monotonic_usecs();
+	meter->cpu_usecs = cpu_usecs();
+	meter->wal_bytes = pgWalUsage.wal_bytes;
+	meter->record.path = path->row->path;
+	meter->record.started_at = GetCurrentTimestamp();
+	meter->record.reason = reason;
+	meter->record.strategy = "delta";
+}
+
+/* Every transaction of the batch has its own latency; then log the batch. */
+static void
+stop_meter(Meter *meter, IbPath *path)
+{
+	BatchRecord *record = &meter->record;
+	TimestampTz now = GetCurrentTimestamp();
+	MemoryContext old;
+
+	for (int i = 0; i < path->batch->ntransactions; i++)
+	{
+		int64		latency = Max(now - path->batch->transactions[i].commit_time, 0);
+
+		ib_latency_add(&path->shared->latency, now, latency);
+		record->latency_max_usecs = Max(record->latency_max_usecs, latency);
+	}
+	record->finished_at = now;
+	record->cpu_ms = (cpu_usecs() - meter->cpu_usecs) / 1000.0;
+	record->wal_bytes = pgWalUsage.wal_bytes - meter->wal_bytes;
+
+	if (ib_log_batches)
+		ereport(LOG,
+				errmsg("incbatch path %d: %lld rows of %lld transactions into %lld groups in %.1f ms",
+					   record->path, (long long) record->rows_in,
+					   (long long) record->transactions,
+					   (long long) record->groups_changed,
+					   (ib_monotonic_usecs() - meter->started_usecs) / 1000.0));
+	if (ib_batch_history == 0)
+		return;
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	batch_log = lappend(batch_log, memcpy(palloc(sizeof(BatchRecord)), record,
+										  sizeof(BatchRecord)));
+	MemoryContextSwitchTo(old);
+}
+
+/* Write the waiting lines of incbatch.batches, outside any run. */
+void
+ib_flush_batch_log(void)
+{
+	if (batch_log == NIL)
+		return;
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	ib_catalog_log_batches(batch_log);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(TopMemoryContext);
+	list_free_deep(batch_log);
+	batch_log = NIL;
+}
+
+/*
+ * Decode what the snapshot can see, or as much as the batches take.  Returns
+ * whether all of it was decoded.
+ */
+static bool
+read_up(IbPath *path, Meter *meter)
+{
+	int64		lap = ib_monotonic_usecs();
+	XLogRecPtr	end = ib_flush_wal();
+	bool		aligned = ib_decode_upto(end, true) >= end;
+
+	if (!aligned && path->statements->may_recompute && path->batch->negatives > 0)
+		aligned = ib_decode_upto(end, false) >= end;
+	meter->record.read_ms = lap_ms(&lap);
+	return aligned;
+}
+
+/* Commit a run and remember what it stored. */
+void
+ib_commit_run(IbPath *path, const Frontier *frontier)
+{
+	ib_batch_set_frontier(path->batch, frontier);
+	ib_catalog_store_frontier(path->row->path, frontier);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(TopMemoryContext);
+	path->row->has_frontier = true;
+	path->stored_lsn = frontier->lsn;
+	path->stored_commit = XactLastCommitEnd;
+	pgstat_report_stat(false);
+}
+
+/* End a run that changed nothing. */
+void
+ib_leave_run(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(TopMemoryContext);
+}
+
+/*
+ * What a run under the active snapshot will include, once the batch has been
+ * settled by that snapshot.
+ */
+void
+ib_find_frontier(IbPath *path, const Batch *held, Frontier *frontier)
+{
+	Batch	   *batch = path->batch;
+	TimestampTz before = pg_atomic_read_u64(&path->shared->as_of);
+
+	frontier->decoded_lsn = ib_decode_position();
+	frontier->lsn = held->ntransactions > 0 ?
+		held->transactions[0].commit_lsn : frontier->decoded_lsn;
+	frontier->snapshot = ib_frontier_current_snapshot();
+	if (!frontier->aligned)
+		frontier->as_of = batch->ntransactions == 0 ? before :
+			Max(before, batch->transactions[batch->ntransactions - 1].commit_time);
+}
+
+/*
+ * Run a path once.  A run that finds nothing to fold in moves the frontier in
+ * memory alone, unless it is to be stored.  False: the path could not run,
+ * because its state table is locked or the batch is lost.
+ */
+bool
+ib_path_run(IbPath *path, const char *reason, bool store)
+{
+	Frontier	frontier = {0};
+	Meter		meter;
+	Batch		held;
+	bool		truncated;
+	int64		lap;
+
+	start_meter(&meter, path, reason);
+	StartTransactionCommand();
+	frontier.as_of = GetCurrentTimestamp();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (!ib_lock_state_table(path))
+	{
+		ib_leave_run();
+		return false;
+	}
+	ib_path_prepare(path);
+	frontier.aligned = read_up(path, &meter);
+	if (path->batch->lost)
+	{
+		ib_leave_run();
+		return false;
+	}
+
+	truncated = ib_batch_settle(path->batch, GetActiveSnapshot(), &held);
+	ib_find_frontier(path, &held, &frontier);
+	if (path->batch->ntransactions == 0 && !store)
+		ib_leave_run();
+	else
+	{
+		meter.record.transactions = path->batch->ntransactions;
+		meter.record.rows_in = path->batch->rows;
+		fold_in(path, truncated, &meter);
+		lap = ib_monotonic_usecs();
+		ib_commit_run(path, &frontier);
+		meter.record.commit_ms = lap_ms(&lap);
+		if (path->batch->ntransactions > 0)
+			stop_meter(&meter, path);
+	}
+	ib_batch_finish(path->batch, &held);
+	path->ran_at = ib_monotonic_usecs();
+	ib_path_publish(path, frontier.lsn, frontier.decoded_lsn, frontier.as_of);
+	return true;
+}

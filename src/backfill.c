@@ -1,0 +1,211 @@
+/*
+ * backfill.c
+ *	  Fill a state table from the source's present rows.
+ *
+ * A run like any other (apply.c), but instead of the batch's changes it folds
+ * in the whole source as its snapshot sees it.  The frontier is the snapshot:
+ * there is no seam to the changes that follow.  Readers see the old rows
+ * until the commit replaces them at once.  A crash leaves nothing behind, and
+ * the backfill starts again.
+ *
+ * One thing must hold: every commit that the decoder passed before the path's
+ * batch began to collect must be visible to the snapshot.  While one lingers
+ * between its commit record and its visibility, the backfill waits.
+ *
+ * Progress is read off the scan of the source, by a timer, while the executor
+ * is at work.
+ */
+#include "incbatch.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "executor/executor.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/plancat.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+
+#include "decode.h"
+#include "path.h"
+#include "query.h"
+
+#define PROGRESS_INTERVAL_MS 250
+
+static ExecutorStart_hook_type prev_executor_start = NULL;
+static TimeoutId progress_timeout;
+
+/* The scan that is being watched, while a backfill runs. */
+static IbPath *watched = NULL;
+static Instrumentation *watched_scan = NULL;
+
+/* In a signal handler: only reads and atomic writes. */
+static void
+note_progress(void)
+{
+	if (watched != NULL && watched_scan != NULL)
+		pg_atomic_write_u64(&watched->shared->backfill_rows_done,
+							(uint64) (watched_scan->ntuples +
+									  watched_scan->tuplecount +
+									  watched_scan->nfiltered1));
+}
+
+static bool
+find_scan(PlanState *node, Oid *source)
+{
+	switch (nodeTag(node))
+	{
+		case T_SeqScanState:
+		case T_IndexScanState:
+		case T_IndexOnlyScanState:
+		case T_BitmapHeapScanState:
+			if (RelationGetRelid(((ScanState *) node)->ss_currentRelation) == *source)
+			{
+				watched_scan = node->instrument;
+				return true;
+			}
+			break;
+		default:
+			break;
+	}
+	return planstate_tree_walker(node, find_scan, source);
+}
+
+static void
+watch_executor_start(QueryDesc *desc, int eflags)
+{
+	if (watched != NULL)
+		desc->instrument_options |= INSTRUMENT_ROWS;
+	if (prev_executor_start)
+		prev_executor_start(desc, eflags);
+	else
+		standard_ExecutorStart(desc, eflags);
+	if (watched != NULL && watched_scan == NULL)
+		(void) find_scan(desc->planstate, &watched->row->source);
+}
+
+/* Called once by the worker. */
+void
+ib_backfill_init(void)
+{
+	progress_timeout = RegisterTimeout(USER_TIMEOUT, note_progress);
+	prev_executor_start = ExecutorStart_hook;
+	ExecutorStart_hook = watch_executor_start;
+}
+
+static double
+estimate_rows(Oid source)
+{
+	Relation	rel = table_open(source, AccessShareLock);
+	BlockNumber pages;
+	double		rows;
+	double		all_visible;
+
+	estimate_rel_size(rel, NULL, &pages, &rows, &all_visible);
+	table_close(rel, NoLock);
+	return rows;
+}
+
+/* Evaluate the query over the source into a tuplestore. */
+static int64
+evaluate(IbPath *path, Tuplestorestate *result)
+{
+	int64		groups;
+
+	pg_atomic_write_u64(&path->shared->backfill_rows_total,
+						(uint64) estimate_rows(path->row->source));
+	watched_scan = NULL;
+	watched = path;
+	enable_timeout_every(progress_timeout,
+						 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													 PROGRESS_INTERVAL_MS),
+						 PROGRESS_INTERVAL_MS);
+	groups = ib_run_statement(path->statements->initial, SPI_OK_SELECT, result);
+	disable_timeout(progress_timeout, false);
+	watched = NULL;
+	return groups;
+}
+
+/* Replace what the state table holds, as the owner. */
+static void
+fill(IbPath *path)
+{
+	char	   *state_table = ib_query_relation_name(path->row->state_table);
+	OwnerScope	scope;
+
+	ib_enter_owner(path, &scope);
+	if (path->row->initialize)
+	{
+		Tuplestorestate *groups = tuplestore_begin_heap(false, false, work_mem);
+		int64		ngroups = evaluate(path, groups);
+
+		ib_run_statement(psprintf("DELETE FROM %s", state_table), SPI_OK_DELETE, NULL);
+		ib_offer_relation(DELTA_RELATION, path->row->state_table, NULL, groups, ngroups);
+		ib_run_statement(path->statements->merge_plus, SPI_OK_INSERT, NULL);
+		tuplestore_end(groups);
+	}
+	else
+		ib_run_statement(psprintf("DELETE FROM %s", state_table), SPI_OK_DELETE, NULL);
+	ib_leave_owner(&scope);
+}
+
+static void
+set_state(IbPath *path, PathState state)
+{
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	ib_catalog_set_state(path->row->path, state, NULL);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(TopMemoryContext);
+	path->row->state = state;
+}
+
+/*
+ * Backfill a path.  False: not now; a transaction that lingers between commit
+ * record and visibility, or a lock, is in the way.
+ */
+bool
+ib_path_backfill(IbPath *path)
+{
+	Frontier	frontier = {0};
+	Batch		held;
+
+	if (path->row->state != PATH_BACKFILLING)
+		set_state(path, PATH_BACKFILLING);
+	pg_atomic_write_u64(&path->shared->backfill_rows_done, 0);
+	pg_atomic_write_u64(&path->shared->backfill_started_at, GetCurrentTimestamp());
+
+	StartTransactionCommand();
+	frontier.as_of = GetCurrentTimestamp();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (!ib_lock_state_table(path))
+	{
+		ib_leave_run();
+		return false;
+	}
+	ib_path_prepare(path);
+	frontier.aligned = true;
+	(void) ib_decode_upto(ib_flush_wal(), false);
+	if (ib_frontier_commits_lingering(GetActiveSnapshot(),
+									  ib_batch_has_transaction, path->batch))
+	{
+		ib_leave_run();
+		return false;
+	}
+	(void) ib_batch_settle(path->batch, GetActiveSnapshot(), &held);
+	ib_find_frontier(path, &held, &frontier);
+	fill(path);
+	ib_catalog_set_state(path->row->path, PATH_RUNNING, NULL);
+	ib_commit_run(path, &frontier);
+	ib_batch_finish(path->batch, &held);
+
+	path->row->state = PATH_RUNNING;
+	path->ran_at = ib_monotonic_usecs();
+	pg_atomic_write_u64(&path->shared->backfill_started_at, 0);
+	ib_path_publish(path, frontier.lsn, frontier.decoded_lsn, frontier.as_of);
+	return true;
+}

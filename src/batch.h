@@ -1,0 +1,81 @@
+/*
+ * batch.h
+ *	  Changes that wait for one path to run.
+ */
+#ifndef IB_BATCH_H
+#define IB_BATCH_H
+
+#include "incbatch.h"
+
+#include "access/htup.h"
+#include "nodes/bitmapset.h"
+#include "utils/rel.h"
+#include "utils/snapshot.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+#include "frontier.h"
+
+/* A transaction in a batch; its changes follow those of the one before. */
+typedef struct BatchTransaction
+{
+	TransactionId xid;
+	XLogRecPtr	commit_lsn;		/* start of its commit record */
+	TimestampTz commit_time;
+	int64		rows;
+	int64		truncated_at;	/* rows before its last TRUNCATE, -1: none */
+	int64		negatives;		/* rows of weight -1 */
+} BatchTransaction;
+
+typedef struct Batch
+{
+	/* what is collected; fixed for the batch's life */
+	Oid			source;
+	bool		append_only;
+	TupleDesc	desc;			/* source's columns, then the weight */
+	Bitmapset  *needed;			/* attribute numbers that the query reads */
+	AttrNumber	last_needed;
+	Frontier	frontier;		/* what the path contains already */
+
+	/* changes, by transaction in commit order */
+	Tuplestorestate *store;
+	BatchTransaction *transactions;
+	int			ntransactions;
+	int			max_transactions;
+	int64		rows;
+	int64		negatives;
+	char	   *lost;			/* why the changes cannot be trusted, or NULL */
+
+	/* the transaction being decoded */
+	BatchTransaction current;
+	bool		skip_current;
+	bool		open_current;
+	bool		checked;		/* source looked at in this transaction */
+	bool		full_old_rows;	/* old rows carry every column */
+	bool		identity_covers_needed; /* old rows carry what is needed */
+} Batch;
+
+extern Batch *ib_batch_create(Relation source, const Bitmapset *needed,
+							  bool append_only, const Frontier *frontier);
+extern void ib_batch_destroy(Batch *batch);
+extern void ib_batch_empty(Batch *batch);
+extern void ib_batch_set_frontier(Batch *batch, const Frontier *frontier);
+extern void ib_batch_rename_columns(Batch *batch);
+extern bool ib_batch_settle(Batch *batch, Snapshot snapshot, Batch *held);
+extern void ib_batch_finish(Batch *batch, Batch *held);
+extern bool ib_batch_has_transaction(TransactionId xid, void *arg);
+extern bool ib_batch_is_full(const Batch *batch);
+
+/* called by the output plugin for each change, for all batches */
+extern bool ib_batches_full(void);
+extern void ib_batches_begin(TransactionId xid, XLogRecPtr commit_lsn,
+							 TimestampTz commit_time);
+extern void ib_batches_insert(Relation rel, HeapTuple newtuple);
+extern void ib_batches_update(Relation rel, HeapTuple oldtuple,
+							  HeapTuple newtuple);
+extern void ib_batches_delete(Relation rel, HeapTuple oldtuple);
+extern void ib_batches_truncate(Relation rel);
+extern void ib_batches_commit(void);
+extern uint64 ib_batches_rows_decoded(void);
+
+#endif							/* IB_BATCH_H */

@@ -1,0 +1,374 @@
+/*
+ * catalog.c
+ *	  Every read and write of incbatch's own tables.
+ *
+ * All through SPI with constant text, values as parameters and operators
+ * qualified, as the owner of the extension.  Callers are in a transaction
+ * with an active snapshot.
+ */
+#include "incbatch.h"
+
+#include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/lsyscache.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/memutils.h"
+#include "utils/pg_lsn.h"
+#include "utils/timestamp.h"
+#include "utils/varlena.h"
+
+#include "catalog.h"
+#include "decode.h"
+
+static const char *const state_names[] = {
+	[PATH_INITIALIZING] = "initializing",
+	[PATH_BACKFILLING] = "backfilling",
+	[PATH_RUNNING] = "running",
+	[PATH_FAILED] = "failed",
+	[PATH_NEEDS_REBUILD] = "needs_rebuild",
+};
+
+const char *
+ib_path_state_name(PathState state)
+{
+	return state_names[state];
+}
+
+static PathState
+state_from_name(const char *name)
+{
+	for (int i = 0; i < lengthof(state_names); i++)
+	{
+		if (strcmp(state_names[i], name) == 0)
+			return i;
+	}
+	elog(ERROR, "unknown path state \"%s\"", name);
+}
+
+/* Run one statement; anything but the expected result is an error. */
+void
+ib_spi(const char *sql, int expected, int nargs, const Oid *types,
+	   const Datum *values, const char *nulls)
+{
+	int			result = SPI_execute_with_args(sql, nargs, (Oid *) types,
+											   (Datum *) values, nulls, false, 0);
+
+	if (result != expected)
+		elog(ERROR, "%s: %s", SPI_result_code_string(result), sql);
+}
+
+/*
+ * Act as the owner of incbatch's tables.  The caller restores with
+ * SetUserIdAndSecContext, or an error does.
+ */
+void
+ib_catalog_become_owner(Oid *save_userid, int *save_context)
+{
+	GetUserIdAndSecContext(save_userid, save_context);
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
+						   *save_context | SECURITY_LOCAL_USERID_CHANGE);
+}
+
+/* Is the extension there, whole, in this database? */
+bool
+ib_catalog_exists(void)
+{
+	Oid			schema;
+
+	if (!OidIsValid(get_extension_oid(IB_NAME, true)))
+		return false;
+	schema = get_namespace_oid(IB_SCHEMA, true);
+	return OidIsValid(schema) && OidIsValid(get_relname_relid("path", schema));
+}
+
+static Datum
+column(HeapTuple tuple, int number, bool *isnull)
+{
+	bool		is_null;
+	Datum		value = SPI_getbinval(tuple, SPI_tuptable->tupdesc, number, &is_null);
+
+	if (isnull)
+		*isnull = is_null;
+	else if (is_null)
+		elog(ERROR, "unexpected null in column %d of an incbatch table", number);
+	return value;
+}
+
+static List *
+text_array_to_list(Datum array)
+{
+	Datum	   *elements;
+	int			n;
+	List	   *result = NIL;
+
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT,
+					  &elements, NULL, &n);
+	for (int i = 0; i < n; i++)
+		result = lappend(result, TextDatumGetCString(elements[i]));
+	return result;
+}
+
+static void
+read_frontier(HeapTuple tuple, int first, Frontier *frontier)
+{
+	frontier->lsn = DatumGetLSN(column(tuple, first, NULL));
+	frontier->decoded_lsn = DatumGetLSN(column(tuple, first + 1, NULL));
+	frontier->snapshot = datumCopy(column(tuple, first + 2, NULL), false, -1);
+	frontier->aligned = DatumGetBool(column(tuple, first + 3, NULL));
+	frontier->as_of = DatumGetTimestampTz(column(tuple, first + 4, NULL));
+}
+
+/* All paths of the database, in the caller's memory context. */
+List *
+ib_catalog_paths(void)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	List	   *result = NIL;
+
+	SPI_connect();
+	ib_spi("SELECT a.id, p.id, p.relation::pg_catalog.oid, p.definition::pg_catalog.oid,"
+		   " p.source::pg_catalog.oid, a.relation::pg_catalog.oid,"
+		   " (extract(epoch FROM a.trigger_interval) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8,"
+		   " p.append_only, p.initialize, p.paused, a.state, p.settings,"
+		   " f.lsn, f.decoded_lsn, f.snapshot, f.aligned, f.as_of"
+		   " FROM incbatch.path a JOIN incbatch.pipeline p ON p.id OPERATOR(pg_catalog.=) a.pipeline"
+		   " LEFT JOIN incbatch.frontier f ON f.path OPERATOR(pg_catalog.=) a.id"
+		   " ORDER BY a.id",
+		   SPI_OK_SELECT, 0, NULL, NULL, NULL);
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	tuple = SPI_tuptable->vals[i];
+		MemoryContext spi = MemoryContextSwitchTo(caller);
+		PathRow    *row = palloc0(sizeof(PathRow));
+		bool		isnull;
+
+		row->path = DatumGetInt32(column(tuple, 1, NULL));
+		row->pipeline = DatumGetInt32(column(tuple, 2, NULL));
+		row->relation = DatumGetObjectId(column(tuple, 3, NULL));
+		row->definition = DatumGetObjectId(column(tuple, 4, NULL));
+		row->source = DatumGetObjectId(column(tuple, 5, NULL));
+		row->state_table = DatumGetObjectId(column(tuple, 6, NULL));
+		row->trigger_usecs = DatumGetInt64(column(tuple, 7, NULL));
+		row->append_only = DatumGetBool(column(tuple, 8, NULL));
+		row->initialize = DatumGetBool(column(tuple, 9, NULL));
+		row->paused = DatumGetBool(column(tuple, 10, NULL));
+		row->state = state_from_name(TextDatumGetCString(column(tuple, 11, NULL)));
+		row->settings = text_array_to_list(column(tuple, 12, NULL));
+		(void) column(tuple, 13, &isnull);
+		row->has_frontier = !isnull;
+		if (row->has_frontier)
+			read_frontier(tuple, 13, &row->frontier);
+		result = lappend(result, row);
+		MemoryContextSwitchTo(spi);
+	}
+	SPI_finish();
+	return result;
+}
+
+/*
+ * The pipeline that a user names by its relation.  Sets the relation; 0 where
+ * there is none and that is allowed.
+ */
+int32
+ib_catalog_find_pipeline(text *name, Oid *relation, bool missing_ok)
+{
+	RangeVar   *rv = makeRangeVarFromNameList(textToQualifiedNameList(name));
+	Oid			relid = RangeVarGetRelid(rv, NoLock, true);
+	int32		pipeline = 0;
+
+	if (OidIsValid(relid))
+	{
+		Oid			types[] = {OIDOID};
+		Datum		values[] = {ObjectIdGetDatum(relid)};
+		Oid			save_userid;
+		int			save_context;
+
+		ib_catalog_become_owner(&save_userid, &save_context);
+		SPI_connect();
+		ib_spi("SELECT id FROM incbatch.pipeline WHERE relation::pg_catalog.oid OPERATOR(pg_catalog.=) $1",
+			   SPI_OK_SELECT, 1, types, values, NULL);
+		if (SPI_processed == 1)
+			pipeline = DatumGetInt32(column(SPI_tuptable->vals[0], 1, NULL));
+		SPI_finish();
+		SetUserIdAndSecContext(save_userid, save_context);
+	}
+	if (pipeline == 0 && !missing_ok)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_OBJECT),
+				errmsg("pipeline \"%s\" does not exist", text_to_cstring(name)),
+				errhint("TABLE incbatch.pipelines lists the pipelines of this database."));
+	*relation = relid;
+	return pipeline;
+}
+
+void
+ib_catalog_set_state(int32 path, PathState state, const char *error)
+{
+	Oid			types[] = {INT4OID, TEXTOID, TEXTOID};
+	Datum		values[3];
+	char		nulls[] = "   ";
+
+	values[0] = Int32GetDatum(path);
+	values[1] = CStringGetTextDatum(state_names[state]);
+	values[2] = error ? CStringGetTextDatum(error) : (Datum) 0;
+	nulls[2] = error ? ' ' : 'n';
+	SPI_connect();
+	ib_spi("UPDATE incbatch.path SET state = $2, last_error = $3,"
+		   " state_since = pg_catalog.clock_timestamp() WHERE id OPERATOR(pg_catalog.=) $1",
+		   SPI_OK_UPDATE, 3, types, values, nulls);
+	SPI_finish();
+}
+
+void
+ib_catalog_store_frontier(int32 path, const Frontier *frontier)
+{
+	Oid			types[] = {INT4OID, LSNOID, LSNOID, PG_SNAPSHOTOID, BOOLOID, TIMESTAMPTZOID};
+	Datum		values[6];
+
+	values[0] = Int32GetDatum(path);
+	values[1] = LSNGetDatum(frontier->lsn);
+	values[2] = LSNGetDatum(frontier->decoded_lsn);
+	values[3] = frontier->snapshot;
+	values[4] = BoolGetDatum(frontier->aligned);
+	values[5] = TimestampTzGetDatum(frontier->as_of);
+	SPI_connect();
+	ib_spi("INSERT INTO incbatch.frontier AS f (path, lsn, decoded_lsn, snapshot, aligned, as_of)"
+		   " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (path) DO UPDATE"
+		   " SET lsn = $2, decoded_lsn = $3, snapshot = $4, aligned = $5, as_of = $6",
+		   SPI_OK_INSERT, 6, types, values, NULL);
+	SPI_finish();
+}
+
+/* The stored frontier, in the caller's memory context. */
+bool
+ib_catalog_fetch_frontier(int32 path, Frontier *frontier)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(path)};
+	MemoryContext caller = CurrentMemoryContext;
+	bool		found;
+
+	SPI_connect();
+	ib_spi("SELECT lsn, decoded_lsn, snapshot, aligned, as_of FROM incbatch.frontier"
+		   " WHERE path OPERATOR(pg_catalog.=) $1",
+		   SPI_OK_SELECT, 1, types, values, NULL);
+	found = SPI_processed == 1;
+	if (found)
+	{
+		MemoryContext spi = MemoryContextSwitchTo(caller);
+
+		read_frontier(SPI_tuptable->vals[0], 1, frontier);
+		MemoryContextSwitchTo(spi);
+	}
+	SPI_finish();
+	return found;
+}
+
+static void
+log_batch(const BatchRecord *record)
+{
+	Oid			types[] = {INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID,
+		INT8OID, INT8OID, INT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID,
+	FLOAT8OID, INT8OID, INT8OID, TEXTOID};
+	Datum		values[] = {
+		Int32GetDatum(record->path),
+		TimestampTzGetDatum(record->started_at),
+		TimestampTzGetDatum(record->finished_at),
+		CStringGetTextDatum(record->reason),
+		Int64GetDatum(record->transactions),
+		Int64GetDatum(record->rows_in),
+		Int64GetDatum(record->groups_changed),
+		Float8GetDatum(record->read_ms),
+		Float8GetDatum(record->transform_ms),
+		Float8GetDatum(record->merge_ms),
+		Float8GetDatum(record->commit_ms),
+		Float8GetDatum(record->cpu_ms),
+		Int64GetDatum(record->wal_bytes),
+		Int64GetDatum(record->latency_max_usecs),
+		CStringGetTextDatum(record->strategy),
+	};
+
+	ib_spi("INSERT INTO incbatch.batch (path, started_at, finished_at, reason, transactions,"
+		   " rows_in, groups_changed, read_ms, transform_ms, merge_ms, commit_ms, cpu_ms,"
+		   " wal_bytes, latency_max, strategy)"
+		   " SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
+		   " $14 OPERATOR(pg_catalog.*) '1 microsecond'::pg_catalog.interval, $15"
+		   " WHERE EXISTS (SELECT FROM incbatch.path WHERE id OPERATOR(pg_catalog.=) $1)",
+		   SPI_OK_INSERT, lengthof(types), types, values, NULL);
+}
+
+/* Store what the last batches did, and forget the oldest now and then. */
+void
+ib_catalog_log_batches(List *records)
+{
+	static int	since_trim = 0;
+	ListCell   *lc;
+
+	SPI_connect();
+	foreach(lc, records)
+		log_batch(lfirst(lc));
+	since_trim += list_length(records);
+	if (since_trim > ib_batch_history / 10)
+	{
+		Oid			types[] = {INT8OID};
+		Datum		values[] = {Int64GetDatum(ib_batch_history)};
+
+		ib_spi("DELETE FROM incbatch.batch b USING (SELECT path, pg_catalog.max(batch) AS newest"
+			   " FROM incbatch.batch GROUP BY path) n WHERE b.path OPERATOR(pg_catalog.=) n.path"
+			   " AND b.batch OPERATOR(pg_catalog.<=) n.newest OPERATOR(pg_catalog.-) $1",
+			   SPI_OK_DELETE, 1, types, values, NULL);
+		since_trim = 0;
+	}
+	SPI_finish();
+}
+
+/*
+ * Do the frontiers in this catalog speak of this database of this cluster?
+ * Not in a copy of either, whose WAL is another.
+ */
+bool
+ib_catalog_slot_is_at_home(void)
+{
+	Oid			types[] = {OIDOID, INT8OID};
+	Datum		values[] = {
+		ObjectIdGetDatum(MyDatabaseId),
+		Int64GetDatum((int64) GetSystemIdentifier()),
+	};
+	bool		at_home;
+
+	SPI_connect();
+	ib_spi("SELECT FROM incbatch.slot WHERE database OPERATOR(pg_catalog.=) $1"
+		   " AND system_identifier OPERATOR(pg_catalog.=) $2",
+		   SPI_OK_SELECT, 2, types, values, NULL);
+	at_home = SPI_processed == 1;
+	SPI_finish();
+	return at_home;
+}
+
+void
+ib_catalog_store_slot(XLogRecPtr created_lsn)
+{
+	char	   *name = ib_slot_name(MyDatabaseId);
+	Oid			types[] = {NAMEOID, OIDOID, INT8OID, LSNOID};
+	Datum		values[] = {
+		DirectFunctionCall1(namein, CStringGetDatum(name)),
+		ObjectIdGetDatum(MyDatabaseId),
+		Int64GetDatum((int64) GetSystemIdentifier()),
+		LSNGetDatum(created_lsn),
+	};
+
+	SPI_connect();
+	ib_spi("DELETE FROM incbatch.slot", SPI_OK_DELETE, 0, NULL, NULL, NULL);
+	ib_spi("INSERT INTO incbatch.slot (slot_name, database, system_identifier, created_lsn)"
+		   " VALUES ($1, $2, $3, $4)",
+		   SPI_OK_INSERT, 4, types, values, NULL);
+	SPI_finish();
+}

@@ -1,0 +1,77 @@
+/*
+ * catalog.h
+ *	  Reading and writing incbatch's own tables.
+ */
+#ifndef IB_CATALOG_H
+#define IB_CATALOG_H
+
+#include "incbatch.h"
+
+#include "frontier.h"
+#include "nodes/pg_list.h"
+
+/* How a path stands; the names are those of incbatch.path.state. */
+typedef enum PathState
+{
+	PATH_INITIALIZING,
+	PATH_BACKFILLING,
+	PATH_RUNNING,
+	PATH_FAILED,
+	PATH_NEEDS_REBUILD
+} PathState;
+
+/* A path with what it needs to know of its pipeline. */
+typedef struct PathRow
+{
+	int32		path;
+	int32		pipeline;
+	Oid			relation;		/* the pipeline's view */
+	Oid			definition;		/* the view that is the batch query */
+	Oid			source;
+	Oid			state_table;
+	int64		trigger_usecs;
+	bool		append_only;
+	bool		initialize;
+	bool		paused;
+	PathState	state;
+	List	   *settings;		/* of char *, name and value alternating */
+	bool		has_frontier;
+	Frontier	frontier;
+} PathRow;
+
+/* One line of incbatch.batches. */
+typedef struct BatchRecord
+{
+	int32		path;
+	TimestampTz started_at;
+	TimestampTz finished_at;
+	const char *reason;
+	int64		transactions;
+	int64		rows_in;
+	int64		groups_changed;
+	double		read_ms;
+	double		transform_ms;
+	double		merge_ms;
+	double		commit_ms;
+	double		cpu_ms;
+	int64		wal_bytes;
+	int64		latency_max_usecs;
+	const char *strategy;
+} BatchRecord;
+
+extern void ib_spi(const char *sql, int expected, int nargs, const Oid *types,
+				   const Datum *values, const char *nulls);
+extern void ib_catalog_become_owner(Oid *save_userid, int *save_context);
+
+extern bool ib_catalog_exists(void);
+extern List *ib_catalog_paths(void);
+extern int32 ib_catalog_find_pipeline(text *name, Oid *relation, bool missing_ok);
+extern void ib_catalog_set_state(int32 path, PathState state, const char *error);
+extern void ib_catalog_store_frontier(int32 path, const Frontier *frontier);
+extern bool ib_catalog_fetch_frontier(int32 path, Frontier *frontier);
+extern void ib_catalog_log_batches(List *records);
+extern bool ib_catalog_slot_is_at_home(void);
+extern void ib_catalog_store_slot(XLogRecPtr created_lsn);
+extern const char *ib_path_state_name(PathState state);
+
+#endif							/* IB_CATALOG_H */

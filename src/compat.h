@@ -1,0 +1,61 @@
+/*
+ * compat.h
+ *	  Everything in which PostgreSQL's major versions differ.
+ *
+ * The only file that looks at PG_VERSION_NUM.  Each wrapper carries our
+ * prefix, takes the newest version's arguments and says what changed.  No
+ * core name is redefined.
+ */
+#ifndef IB_COMPAT_H
+#define IB_COMPAT_H
+
+#if PG_VERSION_NUM < 150000
+#error "incbatch needs PostgreSQL 15 or later"
+#endif
+
+/*
+ * Tuples of a decoded change: wrapped in a ReorderBufferTupleBuf until 16, a
+ * plain HeapTuple since 17.
+ */
+#if PG_VERSION_NUM >= 170000
+#define ib_change_newtuple(change) ((change)->data.tp.newtuple)
+#define ib_change_oldtuple(change) ((change)->data.tp.oldtuple)
+#else
+#define ib_change_newtuple(change) \
+	((change)->data.tp.newtuple ? &(change)->data.tp.newtuple->tuple : NULL)
+#define ib_change_oldtuple(change) \
+	((change)->data.tp.oldtuple ? &(change)->data.tp.oldtuple->tuple : NULL)
+#endif
+
+/* ReplicationSlotCreate: "failover" and "synced" came with 17. */
+#if PG_VERSION_NUM >= 170000
+#define ib_replication_slot_create(name, persistency) \
+	ReplicationSlotCreate(name, true, persistency, false, false, false)
+#else
+#define ib_replication_slot_create(name, persistency) \
+	ReplicationSlotCreate(name, true, persistency, false)
+#endif
+
+/* ReplicationSlotAcquire: "error_if_invalid" came with 18. */
+#if PG_VERSION_NUM >= 180000
+#define ib_replication_slot_acquire(name) \
+	ReplicationSlotAcquire(name, false, true)
+#else
+#define ib_replication_slot_acquire(name) \
+	ReplicationSlotAcquire(name, false)
+#endif
+
+/* object_ownercheck replaced one function a kind of object in 16. */
+#if PG_VERSION_NUM >= 160000
+#define ib_relation_ownercheck(relid, roleid) \
+	object_ownercheck(RelationRelationId, relid, roleid)
+#define ib_database_ownercheck(dboid, roleid) \
+	object_ownercheck(DatabaseRelationId, dboid, roleid)
+#else
+#define ib_relation_ownercheck(relid, roleid) \
+	pg_class_ownercheck(relid, roleid)
+#define ib_database_ownercheck(dboid, roleid) \
+	pg_database_ownercheck(dboid, roleid)
+#endif
+
+#endif							/* IB_COMPAT_H */

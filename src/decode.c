@@ -1,0 +1,199 @@
+/*
+ * decode.c
+ *	  One decoding context that lives as long as the worker reads.
+ *
+ * Opened inside a transaction (opened outside one, core would let others
+ * overlook this process's XID, and committed rows would be lost), but in a
+ * memory context of its own, and used across any number of transactions.
+ *
+ * Decoding sees the catalog of the past, applying that of the present, and
+ * the caches hold only one of them.  plugin.c calls ib_decode_enter_history
+ * before the first change of a call is looked at; ib_decode_upto leaves
+ * history again.  A call that decodes nothing pays for neither.
+ *
+ * After an error the context is not used again: the worker exits.
+ *
+ * Not here: what is done with a change (plugin.c).
+ */
+#include "incbatch.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "access/xlogreader.h"
+#include "access/xlogutils.h"
+#include "miscadmin.h"
+#include "replication/decode.h"
+#include "replication/logical.h"
+#include "replication/slot.h"
+#include "storage/proc.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+
+#include "batch.h"
+#include "decode.h"
+
+static LogicalDecodingContext *ctx = NULL;
+static MemoryContext decode_context = NULL;
+static ReadLocalXLogPageNoWaitPrivate *page_state;
+static bool opening = false;
+static bool in_history = false;
+static bool busy = false;
+static bool flipping = false;
+
+/* Whether the output plugin is being started by this file. */
+bool
+ib_decode_by_worker(void)
+{
+	return opening || ctx != NULL;
+}
+
+bool
+ib_decode_is_open(void)
+{
+	return ctx != NULL;
+}
+
+/* Whether decoding is at work: an error then is nobody's pipeline's. */
+bool
+ib_decode_busy(void)
+{
+	return busy;
+}
+
+/* Whether caches are being emptied by this file, not because of a change. */
+bool
+ib_decode_flipping(void)
+{
+	return flipping;
+}
+
+static void
+flip_caches(bool to_history)
+{
+	if (in_history == to_history)
+		return;
+	flipping = true;
+	InvalidateSystemCaches();
+	flipping = false;
+	in_history = to_history;
+}
+
+void
+ib_decode_enter_history(void)
+{
+	flip_caches(true);
+}
+
+/*
+ * Acquire this database's slot and read from it.  Transactions whose commit
+ * record begins before start_lsn are passed over.
+ */
+void
+ib_decode_open(XLogRecPtr start_lsn)
+{
+	MemoryContext old;
+	char	   *name = ib_slot_name(MyDatabaseId);
+
+	Assert(ctx == NULL);
+	Assert(IsTransactionState());
+
+	ib_replication_slot_acquire(name);
+	decode_context = AllocSetContextCreate(TopMemoryContext, "incbatch decoding",
+										   ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(decode_context);
+	opening = true;
+	ctx = CreateDecodingContext(start_lsn, NIL, false,
+								XL_ROUTINE(.page_read = read_local_xlog_page_no_wait,
+										   .segment_open = wal_segment_open,
+										   .segment_close = wal_segment_close),
+								NULL, NULL, NULL);
+	opening = false;
+	Assert(!(MyProc->statusFlags & PROC_IN_LOGICAL_DECODING));
+
+	/* The page reader's private data is the decoding context by default. */
+	page_state = palloc0(sizeof(ReadLocalXLogPageNoWaitPrivate));
+	ctx->reader->private_data = page_state;
+	XLogBeginRead(ctx->reader, MyReplicationSlot->data.restart_lsn);
+	MemoryContextSwitchTo(old);
+	pfree(name);
+}
+
+void
+ib_decode_close(void)
+{
+	if (ctx == NULL)
+		return;
+	FreeDecodingContext(ctx);
+	ReplicationSlotRelease();
+	MemoryContextDelete(decode_context);
+	ctx = NULL;
+}
+
+/* Everything before this position has been decoded. */
+XLogRecPtr
+ib_decode_position(void)
+{
+	return ctx->reader->EndRecPtr;
+}
+
+/*
+ * Decode up to a flushed position; if so asked, only until a batch is full,
+ * which is between two transactions.  Returns the position reached.  The
+ * caller is in a transaction without an XID.
+ */
+XLogRecPtr
+ib_decode_upto(XLogRecPtr upto, bool stop_when_full)
+{
+	MemoryContext old_context = CurrentMemoryContext;
+	ResourceOwner old_owner = CurrentResourceOwner;
+
+	Assert(IsTransactionState());
+	Assert(!TransactionIdIsValid(GetTopTransactionIdIfAny()));
+	busy = true;
+
+	while (ctx->reader->EndRecPtr < upto &&
+		   !(stop_when_full && ib_batches_full()))
+	{
+		XLogRecord *record;
+		char	   *error = NULL;
+
+		/* the reader makes its buffers when it first needs them */
+		MemoryContextSwitchTo(decode_context);
+		record = XLogReadRecord(ctx->reader, &error);
+		MemoryContextSwitchTo(old_context);
+		if (record == NULL)
+		{
+			if (error != NULL)
+				elog(ERROR, "could not read WAL at %X/%X: %s",
+					 LSN_FORMAT_ARGS(ctx->reader->EndRecPtr), error);
+			page_state->end_of_wal = false;
+			break;
+		}
+		LogicalDecodingProcessRecord(ctx, ctx->reader);
+		CHECK_FOR_INTERRUPTS();
+	}
+
+	/* Core does not put these back. */
+	MemoryContextSwitchTo(old_context);
+	CurrentResourceOwner = old_owner;
+	flip_caches(false);
+	busy = false;
+	Assert(!HistoricSnapshotActive());
+	return ctx->reader->EndRecPtr;
+}
+
+/*
+ * Let the server forget what lies before lsn.  Only for what is folded in
+ * and flushed.
+ */
+void
+ib_decode_confirm(XLogRecPtr lsn)
+{
+	Assert(lsn <= GetFlushRecPtr(NULL));
+	if (lsn <= MyReplicationSlot->data.confirmed_flush)
+		return;
+	LogicalConfirmReceivedLocation(lsn);
+	ReplicationSlotMarkDirty();
+}

@@ -1,0 +1,199 @@
+/*
+ * hooks.c
+ *	  What sessions do for the worker: wake it at commit, and send it away
+ *	  while its database is dropped, copied, renamed or moved.
+ *
+ * All of it runs in other people's sessions, so it is short and cannot fail
+ * on its own account.  A commit costs a backend one look at a flag; the flag
+ * is set only while a worker sleeps that wants to be woken.
+ */
+#include "incbatch.h"
+
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "commands/extension.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "storage/proc.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+
+#include "shmem.h"
+
+static ProcessUtility_hook_type prev_process_utility = NULL;
+static object_access_hook_type prev_object_access = NULL;
+
+/* This database's entry, once seen; checked before each use. */
+static DatabaseEntry *my_entry = NULL;
+static bool wake_at_commit = false;
+static bool holding = false;
+
+/* This transaction changes pipelines: tell the worker when it commits. */
+void
+ib_wake_worker_at_commit(void)
+{
+	wake_at_commit = true;
+}
+
+static DatabaseEntry *
+find_my_entry(void)
+{
+	if (my_entry == NULL || my_entry->database != MyDatabaseId)
+	{
+		LWLockAcquire(ib_shared->lock, LW_SHARED);
+		my_entry = ib_database_find(MyDatabaseId);
+		LWLockRelease(ib_shared->lock);
+	}
+	return my_entry;
+}
+
+/* Wake a worker that sleeps until somebody commits; once for all who do. */
+static void
+wake_sleeping_worker(void)
+{
+	DatabaseEntry *entry = my_entry;
+
+	if (entry == NULL || entry->database != MyDatabaseId)
+		return;
+	if (pg_atomic_read_u32(&entry->wake_on_commit) != 0 &&
+		pg_atomic_exchange_u32(&entry->wake_on_commit, 0) != 0)
+		SetLatch(&ProcGlobal->allProcs[entry->pgprocno].procLatch);
+}
+
+static void
+at_transaction_end(XactEvent event, void *arg)
+{
+	if (ib_shared == NULL || !OidIsValid(MyDatabaseId))
+		return;
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+			/* looking up takes a lock, which is better done before */
+			if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+				(void) find_my_entry();
+			return;
+		case XACT_EVENT_COMMIT:
+			if (wake_at_commit)
+				ib_database_wake(MyDatabaseId);
+			else if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+				wake_sleeping_worker();
+			break;
+		case XACT_EVENT_ABORT:
+			break;
+		default:
+			return;
+	}
+	wake_at_commit = false;
+	if (holding)
+		ib_database_release_held();
+	holding = false;
+}
+
+/* The database that a statement needs for itself, or InvalidOid. */
+static Oid
+database_needed_by(Node *statement)
+{
+	const char *name = NULL;
+	List	   *options;
+	Oid			database;
+	ListCell   *lc;
+
+	switch (nodeTag(statement))
+	{
+		case T_DropdbStmt:
+			name = castNode(DropdbStmt, statement)->dbname;
+			break;
+		case T_CreatedbStmt:
+			options = castNode(CreatedbStmt, statement)->options;
+			foreach(lc, options)
+			{
+				DefElem    *option = lfirst_node(DefElem, lc);
+
+				if (strcmp(option->defname, "template") == 0 && option->arg)
+					name = defGetString(option);
+			}
+			break;
+		case T_RenameStmt:
+			if (castNode(RenameStmt, statement)->renameType == OBJECT_DATABASE)
+				name = castNode(RenameStmt, statement)->subname;
+			break;
+		case T_AlterDatabaseStmt:
+			options = castNode(AlterDatabaseStmt, statement)->options;
+			foreach(lc, options)
+			{
+				if (strcmp(lfirst_node(DefElem, lc)->defname, "tablespace") == 0)
+					name = castNode(AlterDatabaseStmt, statement)->dbname;
+			}
+			break;
+		default:
+			break;
+	}
+	if (name == NULL)
+		return InvalidOid;
+
+	/* whoever may not do it gets core's error, and the worker stays */
+	database = get_database_oid(name, true);
+	if (OidIsValid(database) && !IsA(statement, CreatedbStmt) &&
+		!ib_database_ownercheck(database, GetUserId()))
+		return InvalidOid;
+	return database;
+}
+
+static void
+process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
+				ProcessUtilityContext context, ParamListInfo params,
+				QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
+{
+	Node	   *statement = pstmt->utilityStmt;
+	bool		commits_prepared = IsA(statement, TransactionStmt) &&
+		castNode(TransactionStmt, statement)->kind == TRANS_STMT_COMMIT_PREPARED;
+	Oid			database;
+
+	if (ib_shared != NULL && context == PROCESS_UTILITY_TOPLEVEL)
+	{
+		database = database_needed_by(statement);
+		if (OidIsValid(database) && database != MyDatabaseId)
+		{
+			holding = true;
+			ib_database_hold(database);
+		}
+	}
+
+	if (prev_process_utility)
+		prev_process_utility(pstmt, query, read_only_tree, context, params, env, dest, qc);
+	else
+		standard_ProcessUtility(pstmt, query, read_only_tree, context, params, env, dest, qc);
+
+	/* the prepared transaction's XID is not this transaction's */
+	if (ib_shared != NULL && commits_prepared)
+	{
+		(void) find_my_entry();
+		wake_sleeping_worker();
+	}
+}
+
+/* DROP EXTENSION leaves a slot behind, which only the worker can drop. */
+static void
+object_access(ObjectAccessType access, Oid class, Oid object, int subid, void *arg)
+{
+	if (prev_object_access)
+		prev_object_access(access, class, object, subid, arg);
+	if (access == OAT_DROP && class == ExtensionRelationId && ib_shared != NULL &&
+		object == get_extension_oid(IB_NAME, true))
+		ib_wake_worker_at_commit();
+}
+
+void
+ib_hooks_init(void)
+{
+	RegisterXactCallback(at_transaction_end, NULL);
+	prev_process_utility = ProcessUtility_hook;
+	ProcessUtility_hook = process_utility;
+	prev_object_access = object_access_hook;
+	object_access_hook = object_access;
+}

@@ -1,0 +1,71 @@
+/*
+ * incbatch.c
+ *	  Module load: settings, shared memory, hooks and the launcher.
+ *
+ * Loaded through shared_preload_libraries in the postmaster.  Loaded any
+ * other way it defines nothing, so that the SQL objects can still be made and
+ * looked at; what needs the worker then says so (ib_shmem_require).
+ */
+#include "incbatch.h"
+
+#include <limits.h>
+
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+
+#include "shmem.h"
+
+PG_MODULE_MAGIC;
+
+int			ib_max_paths = 256;
+int			ib_max_retained_wal = 4096;
+int			ib_work_mem = 65536;
+int			ib_batch_history = 10000;
+bool		ib_log_batches = false;
+
+void		_PG_init(void);
+
+static void
+define_settings(void)
+{
+	DefineCustomIntVariable("incbatch.max_paths",
+							"Number of paths that all databases together can have.",
+							"Each takes about 9 kB of shared memory.",
+							&ib_max_paths, ib_max_paths, 1, 65536,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("incbatch.max_retained_wal",
+							"WAL that a pipeline may hold before it gives up its place.",
+							"A pipeline further behind than this turns needs_rebuild, so that it never fills the disk.",
+							&ib_max_retained_wal, ib_max_retained_wal, 16, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomIntVariable("incbatch.work_mem",
+							"Memory for the waiting changes of one path.",
+							"Beyond it changes go to temporary files and a backlog is folded in piece by piece.",
+							&ib_work_mem, ib_work_mem, 64, MAX_KILOBYTES,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("incbatch.batch_history",
+							"Number of batches of each path that incbatch.batches keeps.",
+							NULL,
+							&ib_batch_history, ib_batch_history, 0, INT_MAX,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("incbatch.log_batches",
+							 "Writes a line to the server log for each batch.",
+							 NULL,
+							 &ib_log_batches, ib_log_batches,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	MarkGUCPrefixReserved(IB_NAME);
+}
+
+void
+_PG_init(void)
+{
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+
+	define_settings();
+	ib_shmem_init();
+	ib_hooks_init();
+	if (!IsBinaryUpgrade)
+		ib_launcher_register();
+}

@@ -1,0 +1,32 @@
+/*
+ * incbatch.h
+ *	  What every file of incbatch shares: the settings and a few names.
+ */
+#ifndef INCBATCH_H
+#define INCBATCH_H
+
+#include "postgres.h"
+
+#include "access/xlogdefs.h"
+#include "compat.h"
+
+#define IB_NAME "incbatch"
+
+/* Output plugin, library and schema all carry the extension's name. */
+#define IB_SCHEMA IB_NAME
+
+/* settings, defined in incbatch.c */
+extern PGDLLIMPORT int ib_max_paths;
+extern PGDLLIMPORT int ib_max_retained_wal;
+extern PGDLLIMPORT int ib_work_mem;
+extern PGDLLIMPORT int ib_batch_history;
+extern PGDLLIMPORT bool ib_log_batches;
+
+/* hooks.c */
+extern void ib_hooks_init(void);
+extern void ib_wake_worker_at_commit(void);
+
+/* launcher.c */
+extern void ib_launcher_register(void);
+
+#endif							/* INCBATCH_H */

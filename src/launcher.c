@@ -1,0 +1,264 @@
+/*
+ * launcher.c
+ *	  Sees to it that each database with pipelines has a worker.
+ *
+ * One static background worker that is connected to no database.  At server
+ * start it asks every connectable database once, by starting a worker there
+ * which exits at once where there are no pipelines.  From then on sessions
+ * that make a pipeline ask for a worker in shared memory.  A worker that dies
+ * is started again, the sooner the rarer it dies.
+ *
+ * The launcher keeps no state that its successor would need: who runs is in
+ * shared memory, and workers outlive it.
+ */
+#include "incbatch.h"
+
+#include "access/heapam.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/latch.h"
+#include "storage/procarray.h"
+#include "tcop/tcopprot.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#include "shmem.h"
+
+#define RESTART_FIRST_MS 500
+#define RESTART_LAST_MS 60000
+/* a worker that lived this long is not in a loop of crashes */
+#define HEALTHY_LIFE_MS 60000
+/* a registered worker that has not attached by then never will */
+#define START_TIMEOUT_MS 10000
+
+/* What the launcher remembers of the entry with the same index. */
+typedef struct Attempt
+{
+	Oid			database;
+	TimestampTz started_at;
+	int			delay_ms;		/* before the next start */
+} Attempt;
+
+extern PGDLLEXPORT void ib_launcher_main(Datum arg);
+
+static void
+describe_worker(BackgroundWorker *worker, const char *kind, const char *entry)
+{
+	memset(worker, 0, sizeof(*worker));
+	worker->bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker->bgw_start_time = BgWorkerStart_RecoveryFinished;
+	snprintf(worker->bgw_name, BGW_MAXLEN, "incbatch %s", kind);
+	snprintf(worker->bgw_type, BGW_MAXLEN, "incbatch %s", kind);
+	snprintf(worker->bgw_library_name, BGW_MAXLEN, IB_NAME);
+	snprintf(worker->bgw_function_name, BGW_MAXLEN, "%s", entry);
+}
+
+void
+ib_launcher_register(void)
+{
+	BackgroundWorker worker;
+
+	describe_worker(&worker, "launcher", "ib_launcher_main");
+	worker.bgw_restart_time = 1;
+	RegisterBackgroundWorker(&worker);
+}
+
+/* Databases that may have pipelines: all that a worker may connect to. */
+static List *
+connectable_databases(void)
+{
+	List	   *result = NIL;
+	Relation	rel;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+	MemoryContext caller = CurrentMemoryContext;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	rel = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(rel, 0, NULL);
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
+		MemoryContext old;
+
+		if (!database->datallowconn || database->datistemplate)
+			continue;
+		old = MemoryContextSwitchTo(caller);
+		result = lappend_oid(result, database->oid);
+		MemoryContextSwitchTo(old);
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(caller);
+	return result;
+}
+
+static bool
+database_exists(Oid database)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	bool		exists;
+
+	StartTransactionCommand();
+	exists = SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(database));
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(caller);
+	return exists;
+}
+
+static bool
+start_worker(Oid database)
+{
+	BackgroundWorker worker;
+
+	describe_worker(&worker, "worker", "ib_worker_main");
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_main_arg = ObjectIdGetDatum(database);
+	worker.bgw_notify_pid = MyProcPid;
+	return RegisterDynamicBackgroundWorker(&worker, NULL);
+}
+
+/* A session that died while it kept a worker away keeps it away no longer. */
+static void
+release_dead_holders(void)
+{
+	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < ib_shared->ndatabases; i++)
+	{
+		DatabaseEntry *entry = &ib_shared->databases[i];
+
+		if (entry->held_by != 0 && BackendPidGetProc(entry->held_by) == NULL)
+			entry->held_by = 0;
+	}
+	LWLockRelease(ib_shared->lock);
+}
+
+/*
+ * Look at one entry: free it, start its worker, or say in how many
+ * milliseconds to look again (-1: not before somebody wakes us).
+ */
+static long
+tend(DatabaseEntry *entry, Attempt *attempt)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	Oid			database = InvalidOid;
+	long		lived_ms;
+
+	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
+	if (attempt->database != entry->database)
+	{
+		attempt->database = entry->database;
+		attempt->started_at = 0;
+		attempt->delay_ms = 0;
+	}
+	lived_ms = TimestampDifferenceMilliseconds(attempt->started_at, now);
+	if (entry->starting && lived_ms > START_TIMEOUT_MS)
+		entry->starting = false;
+	if (OidIsValid(entry->database) && entry->pid == 0 &&
+		!entry->starting && entry->held_by == 0)
+	{
+		if (entry->wanted)
+			database = entry->database;
+		else
+			entry->database = attempt->database = InvalidOid;
+	}
+	LWLockRelease(ib_shared->lock);
+
+	if (!OidIsValid(database))
+		return entry->starting || entry->held_by != 0 ? RESTART_FIRST_MS : -1;
+
+	if (attempt->started_at != 0 && lived_ms < attempt->delay_ms)
+		return attempt->delay_ms - lived_ms;
+
+	if (!database_exists(database))
+	{
+		LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
+		entry->database = attempt->database = InvalidOid;
+		LWLockRelease(ib_shared->lock);
+		return -1;
+	}
+
+	if (attempt->started_at == 0 || lived_ms > HEALTHY_LIFE_MS)
+		attempt->delay_ms = RESTART_FIRST_MS;
+	else
+		attempt->delay_ms = Min(attempt->delay_ms * 2, RESTART_LAST_MS);
+	attempt->started_at = now;
+
+	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
+	entry->starting = true;
+	LWLockRelease(ib_shared->lock);
+	if (!start_worker(database))
+	{
+		LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
+		entry->starting = false;
+		LWLockRelease(ib_shared->lock);
+		ereport(LOG,
+				errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				errmsg("incbatch could not start a worker for database with OID %u",
+					   database),
+				errhint("Raise max_worker_processes and restart the server."));
+	}
+	return attempt->delay_ms;
+}
+
+void
+ib_launcher_main(Datum arg)
+{
+	MemoryContext context;
+	List	   *to_probe;
+	Attempt    *attempts;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+
+	context = AllocSetContextCreate(TopMemoryContext, "incbatch launcher",
+									ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(context);
+	attempts = palloc0(sizeof(Attempt) * ib_shared->ndatabases);
+	ib_launcher_attach();
+	to_probe = connectable_databases();
+
+	for (;;)
+	{
+		long		timeout = -1;
+
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+
+		while (to_probe != NIL && ib_database_want(linitial_oid(to_probe)))
+			to_probe = list_delete_first(to_probe);
+
+		release_dead_holders();
+		for (int i = 0; i < ib_shared->ndatabases; i++)
+		{
+			long		wait = tend(&ib_shared->databases[i], &attempts[i]);
+
+			if (wait >= 0 && (timeout < 0 || wait < timeout))
+				timeout = wait;
+		}
+		if (to_probe != NIL)
+			timeout = timeout < 0 ? RESTART_FIRST_MS : Min(timeout, RESTART_FIRST_MS);
+
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
+						 (timeout >= 0 ? WL_TIMEOUT : 0),
+						 timeout, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}

@@ -1,0 +1,117 @@
+/*
+ * query.h
+ *	  A pipeline's query, taken apart and turned into statements.
+ *
+ * query.c analyses, aggregate.c knows the aggregates, delta.c and recompute.c
+ * are the two strategies; each of the latter yields SQL text that the executor
+ * runs.
+ */
+#ifndef IB_QUERY_H
+#define IB_QUERY_H
+
+#include "incbatch.h"
+
+#include "nodes/bitmapset.h"
+#include "nodes/parsenodes.h"
+#include "nodes/primnodes.h"
+#include "utils/relcache.h"
+
+/* Names by which the statements know what apply.c gives them. */
+#define BATCH_RELATION "incbatch_batch"
+#define BATCH_WEIGHT "incbatch_weight"
+#define DELTA_RELATION "incbatch_delta"
+#define TOUCHED_RELATION "incbatch_touched"
+
+/* What the merge says of a group that needs more work; its keys follow. */
+#define TOUCHED_ROW "incbatch_row"
+#define TOUCHED_COUNT "incbatch_count"
+#define TOUCHED_UNKNOWN "incbatch_unknown"
+
+/* How the rows that enter the aggregation name their columns */
+#define INPUT_ARG "incbatch_arg_"
+#define INPUT_FILTER "incbatch_filter_"
+#define INPUT_WEIGHT "incbatch_w"
+
+/* A column of the GROUP BY, and of the state table. */
+typedef struct KeyColumn
+{
+	Expr	   *expr;
+	char	   *name;
+	char	   *type;			/* as SQL, with COLLATE where there is one */
+	char	   *equals;			/* the operator of the GROUP BY, as SQL */
+} KeyColumn;
+
+/* What an aggregate reads: its argument and its FILTER. */
+typedef struct AggregateInput
+{
+	Expr	   *arg;			/* NULL: count(*) */
+	Expr	   *filter;			/* NULL: every row */
+	int			number;			/* from 1, in the names of its columns */
+} AggregateInput;
+
+/*
+ * A column of the state table that is not a key.  All but the name are SQL:
+ * "plus" and "mixed" compute it from the batch's rows (where all weights are
+ * +1, or any), "merge" from the stored row s and the row excluded.
+ */
+typedef struct StateColumn
+{
+	char	   *name;
+	char	   *type;
+	char	   *plus;
+	char	   *mixed;
+	char	   *merge;
+	char	   *unknown;		/* when the group must be recomputed, or NULL */
+} StateColumn;
+
+/* An aggregate of the query and how its value comes out of the state. */
+typedef struct AggregateColumn
+{
+	Aggref	   *aggref;
+	char	   *finish;			/* SQL over the state's columns */
+	bool		may_recompute;
+} AggregateColumn;
+
+typedef struct PipelineQuery
+{
+	Query	   *query;
+	int			source_index;	/* in the range table */
+	Oid			source;
+	Bitmapset  *needed;			/* the source's columns that are read */
+	List	   *keys;			/* of KeyColumn */
+	List	   *inputs;			/* of AggregateInput */
+	List	   *state;			/* of StateColumn, the row count first */
+	List	   *aggregates;		/* of AggregateColumn */
+	char	   *event_time;		/* column of the source, or NULL */
+	bool		may_recompute;
+} PipelineQuery;
+
+#define ROW_COUNT_COLUMN "row_count"
+
+/* query.c */
+extern PipelineQuery *ib_query_analyze(Query *query);
+extern Query *ib_query_of_view(Oid view);
+extern char *ib_query_view_text(PipelineQuery *pq, const char *state_table);
+extern char *ib_query_rows_text(PipelineQuery *pq, bool from_batch,
+								int batch_columns);
+extern char *ib_query_relation_name(Oid relid);
+extern char *ib_query_operator(Oid opno);
+extern char *ib_query_type(Oid type, int32 typmod, Oid collation);
+
+/* aggregate.c */
+extern void ib_aggregate_add(PipelineQuery *pq, Aggref *aggref);
+
+/* delta.c */
+extern char *ib_delta_state_definition(PipelineQuery *pq, const char *state_table);
+extern char *ib_delta_state_index(PipelineQuery *pq, const char *state_table);
+extern char *ib_delta_transform(PipelineQuery *pq, int batch_columns, bool mixed);
+extern char *ib_delta_initial(PipelineQuery *pq);
+extern char *ib_delta_merge(PipelineQuery *pq, const char *state_table, bool mixed);
+extern char *ib_delta_remove(const char *state_table);
+extern char *ib_delta_key_list(PipelineQuery *pq, const char *qualifier);
+
+/* recompute.c */
+extern char *ib_recompute(PipelineQuery *pq, const char *state_table,
+						  bool null_keys);
+
+#endif							/* IB_QUERY_H */

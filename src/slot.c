@@ -1,0 +1,160 @@
+/*
+ * slot.c
+ *	  The life of the one replication slot that a database has, and the few
+ *	  other things that need replication's headers.
+ *
+ * The slot is made by the worker, never by a session: making it waits for
+ * every transaction that is running, and a slot survives a ROLLBACK.  It is
+ * ephemeral until its start point is found, so that a failure leaves nothing.
+ *
+ * Not here: where decoding starts (frontier.c) and what has been read
+ * (decode.c).
+ */
+#include "incbatch.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "access/xlog_internal.h"
+#include "access/xlogutils.h"
+#include "miscadmin.h"
+#include "replication/logical.h"
+#include "replication/message.h"
+#include "replication/origin.h"
+#include "replication/slot.h"
+#include "storage/lwlock.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+
+#include "decode.h"
+
+/* One name a database, so that a session of any kind can compute it. */
+char *
+ib_slot_name(Oid database)
+{
+	return psprintf("incbatch_%u", database);
+}
+
+/* Where the slot of this database stands.  It may be active. */
+SlotPosition
+ib_slot_position(void)
+{
+	SlotPosition result = {0};
+	char	   *name = ib_slot_name(MyDatabaseId);
+	ReplicationSlot *slot;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	slot = SearchNamedReplicationSlot(name, false);
+	if (slot != NULL)
+	{
+		SpinLockAcquire(&slot->mutex);
+		result.exists = true;
+		result.confirmed_lsn = slot->data.confirmed_flush;
+		result.usable = slot->data.database == MyDatabaseId &&
+			strcmp(NameStr(slot->data.plugin), IB_NAME) == 0 &&
+			!XLogRecPtrIsInvalid(slot->data.restart_lsn);
+		SpinLockRelease(&slot->mutex);
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+	pfree(name);
+	return result;
+}
+
+/*
+ * Make the slot and wait for its start point: the position from which every
+ * commit is decoded.  In a transaction of its own, without an XID.
+ */
+XLogRecPtr
+ib_slot_create(void)
+{
+	char	   *name = ib_slot_name(MyDatabaseId);
+	LogicalDecodingContext *ctx;
+	XLogRecPtr	start;
+
+	Assert(IsTransactionState());
+	CheckSlotPermissions();
+	CheckLogicalDecodingRequirements();
+	ib_replication_slot_create(name, RS_EPHEMERAL);
+	ctx = CreateInitDecodingContext(IB_NAME, NIL, false, InvalidXLogRecPtr,
+									XL_ROUTINE(.page_read = read_local_xlog_page,
+											   .segment_open = wal_segment_open,
+											   .segment_close = wal_segment_close),
+									NULL, NULL, NULL);
+	DecodingContextFindStartpoint(ctx);
+	start = ctx->slot->data.confirmed_flush;
+	FreeDecodingContext(ctx);
+	ReplicationSlotPersist();
+	ReplicationSlotRelease();
+	pfree(name);
+	return start;
+}
+
+/* Drop the slot of this database, if there is one and it is ours. */
+void
+ib_slot_drop(void)
+{
+	if (ib_slot_position().exists)
+	{
+		char	   *name = ib_slot_name(MyDatabaseId);
+
+		ReplicationSlotDrop(name, true);
+		pfree(name);
+	}
+}
+
+/*
+ * Make this process the one that decodes.
+ *
+ * All that it writes is marked so that decoding passes it over.  The id needs
+ * no row in pg_replication_origin and moves no origin's position; rows that
+ * came in through a subscription carry other ids.
+ *
+ * The newest minor releases refuse a plugin that is not listed in
+ * output_plugin_libraries.  The worker lists its own, for itself alone.
+ */
+void
+ib_slot_init_worker(void)
+{
+	replorigin_session_origin = DoNotReplicateId;
+	if (GetConfigOption("output_plugin_libraries", true, false) != NULL)
+		SetConfigOption("output_plugin_libraries", IB_NAME, PGC_SUSET,
+						PGC_S_OVERRIDE);
+}
+
+/*
+ * The end of the WAL as records have it.  At a page's start the insert
+ * position lies behind the page header, where no record ends.
+ */
+XLogRecPtr
+ib_wal_end(void)
+{
+	XLogRecPtr	lsn = GetXLogInsertRecPtr();
+
+	if (XLogSegmentOffset(lsn, wal_segment_size) == SizeOfXLogLongPHD)
+		lsn -= SizeOfXLogLongPHD;
+	else if (lsn % XLOG_BLCKSZ == SizeOfXLogShortPHD)
+		lsn -= SizeOfXLogShortPHD;
+	return lsn;
+}
+
+/*
+ * Flush all the WAL there is and return its end: every transaction that any
+ * snapshot taken before can see has its commit record before it.
+ */
+XLogRecPtr
+ib_flush_wal(void)
+{
+	XLogRecPtr	lsn = ib_wal_end();
+
+	XLogFlush(lsn);
+	return lsn;
+}
+
+/* A position in the WAL after everything that has committed, flushed. */
+XLogRecPtr
+ib_emit_barrier(void)
+{
+	XLogRecPtr	lsn = LogLogicalMessage(IB_NAME, "", 0, false);
+
+	XLogFlush(lsn);
+	return lsn;
+}

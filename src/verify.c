@@ -1,0 +1,214 @@
+/*
+ * verify.c
+ *	  The aggregate against the batch query, both at one instant.
+ *
+ * Works while writers write and the worker works: the frontier stores the
+ * snapshot whose transactions the aggregate contains, so the session reads
+ * the aggregate and its frontier under one snapshot of its own, and the batch
+ * query under the frontier's.  The session's own snapshot, which is older
+ * than both, keeps what they see from vacuum.
+ */
+#include "incbatch.h"
+
+#include "access/xact.h"
+#include "executor/spi.h"
+#include "executor/tstoreReceiver.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "catalog/pg_type.h"
+#include "tcop/dest.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/snapmgr.h"
+
+#include "catalog.h"
+#include "functions.h"
+#include "path.h"
+#include "query.h"
+#include "shmem.h"
+
+PG_FUNCTION_INFO_V1(ib_verify_pipeline);
+
+#define AGGREGATE_RELATION "incbatch_aggregate_rows"
+#define BATCH_RESULT_RELATION "incbatch_batch_rows"
+
+/* What must be known of a pipeline to verify it. */
+typedef struct Subject
+{
+	int32		path;
+	Oid			relation;
+	Oid			definition;
+	List	   *settings;		/* of char *, name and value alternating */
+} Subject;
+
+static void
+find_subject(int32 pipeline, Subject *subject)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(pipeline)};
+	MemoryContext caller = CurrentMemoryContext;
+	Datum	   *elements;
+	int			n;
+	bool		isnull;
+	Oid			save_userid;
+	int			save_context;
+
+	ib_catalog_become_owner(&save_userid, &save_context);
+	SPI_connect();
+	if (SPI_execute_with_args("SELECT a.id, p.relation::pg_catalog.oid, p.definition::pg_catalog.oid, p.settings"
+							  " FROM incbatch.pipeline p JOIN incbatch.path a"
+							  " ON a.pipeline OPERATOR(pg_catalog.=) p.id"
+							  " WHERE p.id OPERATOR(pg_catalog.=) $1 ORDER BY a.trigger_interval LIMIT 1",
+							  1, types, values, NULL, true, 0) != SPI_OK_SELECT ||
+		SPI_processed != 1)
+		elog(ERROR, "could not read incbatch.pipeline");
+	subject->path = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	subject->relation = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
+	subject->definition = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3, &isnull));
+	deconstruct_array(DatumGetArrayTypeP(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 4, &isnull)),
+					  TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &n);
+	subject->settings = NIL;
+	for (int i = 0; i < n; i++)
+	{
+		MemoryContext spi = MemoryContextSwitchTo(caller);
+
+		subject->settings = lappend(subject->settings, TextDatumGetCString(elements[i]));
+		MemoryContextSwitchTo(spi);
+	}
+	SPI_finish();
+	SetUserIdAndSecContext(save_userid, save_context);
+}
+
+/* Read a relation under a snapshot into a tuplestore, and give it a name. */
+static void
+read_relation(Oid relation, Snapshot snapshot, const char *name)
+{
+	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
+	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
+	SPIExecuteOptions options = {.read_only = true};
+	int			code;
+
+	options.dest = CreateDestReceiver(DestTuplestore);
+	SetTuplestoreDestReceiverParams(options.dest, store, CurrentMemoryContext,
+									false, NULL, NULL);
+	PushActiveSnapshot(snapshot);
+	code = SPI_execute_extended(psprintf("SELECT * FROM %s", ib_query_relation_name(relation)),
+								&options);
+	PopActiveSnapshot();
+	if (code != SPI_OK_SELECT)
+		elog(ERROR, "%s", SPI_result_code_string(code));
+
+	enr->md.name = pstrdup(name);
+	enr->md.reliddesc = relation;
+	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
+	enr->md.enrtuples = SPI_processed;
+	enr->reldata = store;
+	if (SPI_register_relation(enr) != SPI_OK_REL_REGISTER)
+		elog(ERROR, "could not register %s", name);
+}
+
+/* The output columns that identify a group, as the arguments of a function. */
+static char *
+visible_keys(PipelineQuery *pq, const char *qualifier)
+{
+	StringInfoData text;
+	ListCell   *lc;
+
+	initStringInfo(&text);
+	foreach(lc, pq->query->targetList)
+	{
+		TargetEntry *entry = lfirst_node(TargetEntry, lc);
+		ListCell   *lk;
+
+		foreach(lk, pq->keys)
+		{
+			if (!entry->resjunk && equal(((KeyColumn *) lfirst(lk))->expr, entry->expr))
+				appendStringInfo(&text, "%s%s.%s", text.len ? ", " : "", qualifier,
+								 quote_identifier(entry->resname));
+		}
+	}
+	return text.len ? text.data : psprintf("%s.*", qualifier);
+}
+
+static char *
+difference_text(PipelineQuery *pq)
+{
+	return psprintf("WITH a AS (SELECT * FROM %1$s EXCEPT ALL SELECT * FROM %2$s),"
+					" b AS (SELECT * FROM %2$s EXCEPT ALL SELECT * FROM %1$s)"
+					" SELECT CASE WHEN b.row IS NULL THEN 'only in aggregate'"
+					" WHEN a.row IS NULL THEN 'only in batch' ELSE 'different' END,"
+					" a.row, b.row"
+					" FROM (SELECT pg_catalog.to_jsonb(a) AS row, pg_catalog.jsonb_build_array(%3$s) AS key FROM a) a"
+					" FULL JOIN (SELECT pg_catalog.to_jsonb(b) AS row, pg_catalog.jsonb_build_array(%4$s) AS key FROM b) b"
+					" ON a.key OPERATOR(pg_catalog.=) b.key",
+					AGGREGATE_RELATION, BATCH_RESULT_RELATION,
+					visible_keys(pq, "a"), visible_keys(pq, "b"));
+}
+
+/*
+ * Read both sides.  The frontier of a backlog that is eaten in pieces is no
+ * snapshot's: then false, and the caller refreshes again.
+ */
+static bool
+read_both(Subject *subject)
+{
+	Snapshot	now = RegisterSnapshot(GetLatestSnapshot());
+	Frontier	frontier = {0};
+	Oid			save_userid;
+	int			save_context;
+
+	PushActiveSnapshot(now);
+	ib_catalog_become_owner(&save_userid, &save_context);
+	if (!ib_catalog_fetch_frontier(subject->path, &frontier))
+		frontier.aligned = false;
+	SetUserIdAndSecContext(save_userid, save_context);
+	PopActiveSnapshot();
+	if (frontier.aligned)
+	{
+		read_relation(subject->relation, now, AGGREGATE_RELATION);
+		read_relation(subject->definition, ib_frontier_mvcc_snapshot(frontier.snapshot),
+					  BATCH_RESULT_RELATION);
+	}
+	UnregisterSnapshot(now);
+	return frontier.aligned;
+}
+
+Datum
+ib_verify_pipeline(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	SPIExecuteOptions options = {.read_only = true};
+	Subject		subject;
+	Oid			relation;
+	int32		pipeline;
+	int			guc_level;
+
+	InitMaterializedSRF(fcinfo, 0);
+	ib_shmem_require();
+	pipeline = ib_catalog_find_pipeline(PG_GETARG_TEXT_PP(0), &relation, false);
+	find_subject(pipeline, &subject);
+
+	guc_level = NewGUCNestLevel();
+	ib_apply_settings(subject.settings);
+	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
+	SPI_connect();
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		ib_refresh(pipeline);
+	} while (!read_both(&subject));
+
+	options.dest = CreateDestReceiver(DestTuplestore);
+	SetTuplestoreDestReceiverParams(options.dest, rsinfo->setResult,
+									rsinfo->econtext->ecxt_per_query_memory,
+									false, NULL, NULL);
+	if (SPI_execute_extended(difference_text(ib_query_analyze(ib_query_of_view(subject.definition))),
+							 &options) != SPI_OK_SELECT)
+		elog(ERROR, "could not compare aggregate and batch query");
+	SPI_finish();
+	AtEOXact_GUC(false, guc_level);
+	return (Datum) 0;
+}

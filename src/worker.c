@@ -1,0 +1,766 @@
+/*
+ * worker.c
+ *	  One background worker per database: read ahead, run the paths that are
+ *	  due, confirm, wait.
+ *
+ * Started by the launcher when a database has, or may have, pipelines; ends
+ * when it has none, and then drops the slot.  The worker is the only process
+ * that decodes, writes state tables and moves frontiers.
+ *
+ * What it knows of the pipelines is a copy of the catalog, made again when
+ * the generation in shared memory moves (hooks.c, functions.c).
+ *
+ * Commits of the worker are asynchronous: state, frontier and log are in one
+ * transaction, so a crash loses all of it or nothing, and the slot is
+ * confirmed only up to frontiers whose commit has been flushed.
+ *
+ * An error ends the process; the launcher starts it again.  If it was one
+ * path's own error, the path is marked failed first, so that the others go
+ * on.
+ */
+#include "incbatch.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/datum.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/wait_event.h"
+
+#include "decode.h"
+#include "path.h"
+
+/* Without a wake-up, look at the WAL this often. */
+#define POLL_USECS (1000 * 1000)
+/* Look again this soon when a lock was in the way. */
+#define RETRY_USECS (100 * 1000)
+/* A path without changes stores its frontier when this much WAL passed. */
+#define QUIET_WAL_BYTES (1024 * 1024)
+
+extern PGDLLEXPORT void ib_worker_main(Datum arg);
+
+static DatabaseEntry *me = NULL;
+static List *paths = NIL;
+static uint32 known_generation = 0;
+static XLogRecPtr read_upto = InvalidXLogRecPtr;	/* read ahead so far */
+
+static void fail_path(IbPath *path, bool fresh_statements);
+
+/* ----------------------------------------------------------------
+ *		Start
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Settings of the database or of a role reach background workers too.  What
+ * the worker depends on it sets itself.
+ */
+static void
+fix_settings(void)
+{
+	static const char *const settings[][2] = {
+		{"search_path", "pg_catalog, pg_temp"},
+		{"default_transaction_isolation", "repeatable read"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_deferrable", "off"},
+		{"synchronous_commit", "off"},
+		{"statement_timeout", "0"},
+		{"lock_timeout", "0"},
+		{"idle_in_transaction_session_timeout", "0"},
+		{"session_replication_role", "origin"},
+		{"row_security", "off"},
+		{"default_tablespace", ""},
+		{"temp_tablespaces", ""},
+		{"check_function_bodies", "off"},
+		{"jit", "off"},
+		{"max_parallel_workers_per_gather", "0"},
+		{"client_min_messages", "warning"},
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+static void
+begin_work(const char *activity)
+{
+	pgstat_report_activity(STATE_RUNNING, activity);
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+static void
+end_work(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(TopMemoryContext);
+}
+
+static void
+set_worker_state(WorkerState state)
+{
+	pg_atomic_write_u32(&me->state, state);
+}
+
+/* ----------------------------------------------------------------
+ *		The paths
+ * ----------------------------------------------------------------
+ */
+
+/* A path whose changes are wanted now. */
+static bool
+collects(const PathRow *row)
+{
+	return !row->paused && row->state != PATH_FAILED &&
+		row->state != PATH_NEEDS_REBUILD;
+}
+
+/* A path that needs the WAL from its frontier on. */
+static bool
+holds_wal(const PathRow *row)
+{
+	return row->has_frontier && row->state != PATH_NEEDS_REBUILD &&
+		row->state != PATH_INITIALIZING && row->state != PATH_BACKFILLING;
+}
+
+static IbPath *
+find_path(int32 id)
+{
+	ListCell   *lc;
+
+	foreach(lc, paths)
+	{
+		if (((IbPath *) lfirst(lc))->row->path == id)
+			return lfirst(lc);
+	}
+	return NULL;
+}
+
+static void
+stop_collecting(IbPath *path)
+{
+	ib_path_forget_statements(path);
+	if (path->batch != NULL)
+		ib_batch_destroy(path->batch);
+	path->batch = NULL;
+}
+
+static void
+remove_path(IbPath *path)
+{
+	stop_collecting(path);
+	ib_path_entry_free(path->shared);
+	MemoryContextDelete(path->context);
+	pfree(path->row);
+	pfree(path);
+}
+
+static IbPath *
+add_path(int32 id)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	IbPath	   *path = palloc0(sizeof(IbPath));
+
+	path->context = AllocSetContextCreate(TopMemoryContext, "incbatch path",
+										  ALLOCSET_SMALL_SIZES);
+	path->row = palloc0(sizeof(PathRow));
+	path->row->state = PATH_NEEDS_REBUILD;
+	path->shared = ib_path_entry_claim(id);
+	paths = lappend(paths, path);
+	MemoryContextSwitchTo(old);
+	return path;
+}
+
+/* Keep a copy of a row that the catalog delivered. */
+static void
+copy_row(IbPath *path, const PathRow *row)
+{
+	MemoryContext old;
+	ListCell   *lc;
+
+	MemoryContextReset(path->context);
+	old = MemoryContextSwitchTo(path->context);
+	*path->row = *row;
+	if (row->has_frontier)
+		path->row->frontier.snapshot = datumCopy(row->frontier.snapshot, false, -1);
+	path->row->settings = NIL;
+	foreach(lc, row->settings)
+		path->row->settings = lappend(path->row->settings, pstrdup(lfirst(lc)));
+	MemoryContextSwitchTo(old);
+}
+
+/* Take over a path's row as the catalog has it now. */
+static void
+update_path(PathRow *row)
+{
+	IbPath	   *path = find_path(row->path);
+	bool		restart;
+
+	if (path == NULL)
+		path = add_path(row->path);
+
+	/* a rebuild, or a path that comes back, starts from its row */
+	restart = !collects(path->row) || !collects(row) ||
+		(row->state == PATH_INITIALIZING && path->row->state != PATH_INITIALIZING);
+	if (restart)
+	{
+		stop_collecting(path);
+		path->stored_lsn = path->confirmable = row->has_frontier ? row->frontier.lsn : 0;
+		path->stored_commit = 0;
+		path->retry_at = 0;
+		if (row->has_frontier && row->state == PATH_RUNNING)
+			ib_path_publish(path, row->frontier.lsn, row->frontier.lsn, row->frontier.as_of);
+	}
+	copy_row(path, row);
+	path->seen = true;
+}
+
+/* Read the catalog.  False: there is no pipeline in this database. */
+static bool
+load_paths(void)
+{
+	List	   *rows = NIL;
+	ListCell   *lc;
+
+	known_generation = pg_atomic_read_u32(&me->generation);
+	foreach(lc, paths)
+		((IbPath *) lfirst(lc))->seen = false;
+
+	begin_work("reading pipelines");
+	if (ib_catalog_exists())
+		rows = ib_catalog_paths();
+	foreach(lc, rows)
+		update_path(lfirst(lc));
+	end_work();
+
+	foreach(lc, paths)
+	{
+		IbPath	   *path = lfirst(lc);
+
+		if (!path->seen)
+		{
+			remove_path(path);
+			paths = foreach_delete_current(paths, lc);
+		}
+	}
+	return paths != NIL;
+}
+
+static void
+change_state(IbPath *path, PathState state, const char *error)
+{
+	begin_work("recording the state of a path");
+	ib_catalog_set_state(path->row->path, state, error);
+	end_work();
+	path->row->state = state;
+	if (!collects(path->row))
+		stop_collecting(path);
+	ConditionVariableBroadcast(&path->shared->moved);
+}
+
+static void
+lose_place(IbPath *path, const char *reason)
+{
+	ereport(LOG,
+			errmsg("incbatch pipeline %d needs a rebuild: %s",
+				   path->row->pipeline, reason));
+	change_state(path, PATH_NEEDS_REBUILD,
+				 psprintf("%s; run incbatch.rebuild_pipeline", reason));
+}
+
+/* ----------------------------------------------------------------
+ *		Slot and decoding
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Find the slot or make it.  A frontier that the slot can no longer serve is
+ * lost, whatever the reason: never go on from "now".
+ */
+static void
+attach_slot(void)
+{
+	SlotPosition slot = ib_slot_position();
+	bool		at_home;
+	ListCell   *lc;
+
+	begin_work("looking for the replication slot");
+	at_home = ib_catalog_slot_is_at_home();
+	end_work();
+
+	foreach(lc, paths)
+	{
+		IbPath	   *path = lfirst(lc);
+
+		if (!holds_wal(path->row))
+			continue;
+		if (!at_home)
+			lose_place(path, "this database is a copy, whose WAL is not the original's");
+		else if (!slot.exists)
+			lose_place(path, "the replication slot is gone");
+		else if (!slot.usable)
+			lose_place(path, "the replication slot no longer has the WAL");
+		else if (slot.confirmed_lsn > path->row->frontier.lsn)
+			lose_place(path, "the replication slot was moved or made anew by someone else");
+	}
+
+	if (!slot.exists || !slot.usable || !at_home)
+	{
+		XLogRecPtr	start;
+
+		ib_slot_drop();
+		set_worker_state(WORKER_CREATING_SLOT);
+		pgstat_report_activity(STATE_RUNNING, "waiting for running transactions to make the replication slot");
+		StartTransactionCommand();
+		start = ib_slot_create();
+		CommitTransactionCommand();
+		begin_work("recording the replication slot");
+		ib_catalog_store_slot(start);
+		end_work();
+	}
+	set_worker_state(WORKER_RUNNING);
+}
+
+/*
+ * Where decoding must start for all that collect: the smallest frontier, or
+ * what the slot has confirmed where there is none.
+ */
+static XLogRecPtr
+decode_start(void)
+{
+	XLogRecPtr	start = InvalidXLogRecPtr;
+	ListCell   *lc;
+
+	foreach(lc, paths)
+	{
+		IbPath	   *path = lfirst(lc);
+
+		if (collects(path->row) && holds_wal(path->row) &&
+			(start == InvalidXLogRecPtr || path->stored_lsn < start))
+			start = path->stored_lsn;
+	}
+	return start;
+}
+
+/* Give a path its batch; what is wrong with its query is its own error. */
+static void
+start_collecting(IbPath *path)
+{
+	PG_TRY();
+	{
+		begin_work("preparing a path");
+		ib_path_prepare(path);
+		end_work();
+	}
+	PG_CATCH();
+	{
+		fail_path(path, true);
+	}
+	PG_END_TRY();
+}
+
+/*
+ * Make every path that collects have its batch.  One that must read WAL which
+ * the decoder has passed makes it start again from there; the other batches
+ * are emptied, for what is in them is decoded again.
+ */
+static void
+collect(void)
+{
+	bool		rewind = !ib_decode_is_open();
+	ListCell   *lc;
+
+	foreach(lc, paths)
+	{
+		IbPath	   *path = lfirst(lc);
+
+		if (!collects(path->row) || path->batch != NULL)
+			continue;
+		start_collecting(path);
+		if (!rewind && holds_wal(path->row) &&
+			path->stored_lsn < ib_decode_position())
+			rewind = true;
+	}
+
+	if (rewind)
+	{
+		ib_decode_close();
+		foreach(lc, paths)
+		{
+			IbPath	   *path = lfirst(lc);
+
+			if (path->batch != NULL)
+				ib_batch_empty(path->batch);
+		}
+		read_upto = InvalidXLogRecPtr;
+		StartTransactionCommand();
+		ib_decode_open(decode_start());
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(TopMemoryContext);
+	}
+}
+
+/* Decode what has been flushed, without a snapshot that would hold vacuum. */
+static void
+read_ahead(XLogRecPtr upto)
+{
+	if (upto <= read_upto || ib_batches_full())
+		return;
+	pgstat_report_activity(STATE_RUNNING, "reading the WAL");
+	StartTransactionCommand();
+	if (ib_decode_upto(upto, true) >= upto || !ib_batches_full())
+		read_upto = upto;
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(TopMemoryContext);
+	pg_atomic_write_u64(&me->rows_decoded, ib_batches_rows_decoded());
+}
+
+/*
+ * Confirm what every path has folded in and flushed, and take the place from
+ * a path that holds too much WAL.
+ */
+static void
+confirm(void)
+{
+	XLogRecPtr	flushed = GetFlushRecPtr(NULL);
+	XLogRecPtr	lsn = Min(ib_decode_position(), flushed);
+	uint64		limit = (uint64) ib_max_retained_wal * 1024 * 1024;
+	ListCell   *lc;
+
+	foreach(lc, paths)
+	{
+		IbPath	   *path = lfirst(lc);
+
+		if (!holds_wal(path->row))
+			continue;
+		if (path->stored_commit <= flushed)
+			path->confirmable = path->stored_lsn;
+		if (path->confirmable + limit < flushed)
+		{
+			lose_place(path, psprintf("it held more WAL than incbatch.max_retained_wal (%d MB)",
+									  ib_max_retained_wal));
+			continue;
+		}
+		lsn = Min(lsn, path->confirmable);
+	}
+	ib_decode_confirm(lsn);
+}
+
+/* ----------------------------------------------------------------
+ *		Running paths
+ * ----------------------------------------------------------------
+ */
+
+/* Errors that may be gone at the next try are not the path's own. */
+static bool
+is_transient(int sqlerrcode)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_SYSTEM_ERROR:
+			return true;
+		default:
+			return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+	}
+}
+
+/*
+ * Called in the handler of an error of this path: note it in the catalog, so
+ * that the path stops and the others go on, and exit.
+ */
+static void
+fail_path(IbPath *path, bool fresh_statements)
+{
+	ErrorData  *error;
+	bool		stale;
+
+	MemoryContextSwitchTo(TopMemoryContext);
+	if (ib_decode_busy())
+		PG_RE_THROW();
+	error = CopyErrorData();
+	EmitErrorReport();
+	FlushErrorState();
+	AbortOutOfAnyTransaction();
+
+	/* names that changed under prepared statements: made anew, they may do */
+	stale = !fresh_statements && ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
+		ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION);
+	if (!is_transient(error->sqlerrcode) && !stale)
+	{
+		if (error->sqlerrcode == ERRCODE_DATA_CORRUPTED)
+			lose_place(path, error->message);
+		else
+			change_state(path, PATH_FAILED,
+						 psprintf("%s (SQLSTATE %s); when the cause is gone, run incbatch.resume_pipeline",
+								  error->message, unpack_sql_state(error->sqlerrcode)));
+	}
+	proc_exit(1);
+}
+
+static void
+run_path(IbPath *path, const char *reason, bool store)
+{
+	bool		fresh = path->statements == NULL || path->statements->stale;
+	bool		done = false;
+	char		activity[64];
+
+	snprintf(activity, sizeof(activity), "%s path %d",
+			 path->row->state == PATH_RUNNING ? "folding changes into" : "backfilling",
+			 path->row->path);
+	pgstat_report_activity(STATE_RUNNING, activity);
+	PG_TRY();
+	{
+		if (path->row->state == PATH_RUNNING)
+			done = ib_path_run(path, reason, store);
+		else
+		{
+			set_worker_state(WORKER_BACKFILLING);
+			done = ib_path_backfill(path);
+			set_worker_state(WORKER_RUNNING);
+		}
+	}
+	PG_CATCH();
+	{
+		fail_path(path, fresh);
+	}
+	PG_END_TRY();
+
+	if (path->batch != NULL && path->batch->lost)
+		lose_place(path, path->batch->lost);
+	else if (!done)
+		path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
+	pg_atomic_write_u64(&me->heartbeat_at, GetCurrentTimestamp());
+}
+
+/*
+ * Why a path should run now, or NULL.  "caught_up" says that all the WAL
+ * there was at as_of has been decoded.
+ */
+static const char *
+due(IbPath *path, bool caught_up, TimestampTz as_of)
+{
+	int64		now = ib_monotonic_usecs();
+	PathEntry  *shared = path->shared;
+	int64		trigger = path->row->trigger_usecs;
+
+	if (!collects(path->row) || now < path->retry_at)
+		return NULL;
+	if (path->row->state != PATH_RUNNING)
+		return "backfill";
+	if (path->batch->lost)
+		return "lost";
+	if (pg_atomic_read_u64(&shared->refresh_lsn) > pg_atomic_read_u64(&shared->decoded_lsn))
+		return "refresh";
+	if (ib_batch_is_full(path->batch))
+		return "full";
+	if (now - path->ran_at < trigger)
+		return NULL;
+	if (path->batch->ntransactions > 0)
+		return "trigger";
+	if (caught_up)
+	{
+		ib_path_publish(path, ib_decode_position(), ib_decode_position(), as_of);
+		return ib_decode_position() - path->stored_lsn > QUIET_WAL_BYTES ? "quiet" : NULL;
+	}
+	return now - path->ran_at >= POLL_USECS ? "trigger" : NULL;
+}
+
+static void
+run_due_paths(bool caught_up, TimestampTz as_of)
+{
+	ListCell   *lc;
+
+	foreach(lc, paths)
+	{
+		IbPath	   *path = lfirst(lc);
+		const char *reason = due(path, caught_up, as_of);
+
+		CHECK_FOR_INTERRUPTS();
+		if (reason != NULL)
+			run_path(path, reason, strcmp(reason, "refresh") == 0 ||
+					 strcmp(reason, "quiet") == 0);
+		if (path->batch != NULL)
+			pg_atomic_write_u64(&path->shared->backlog_rows, path->batch->rows);
+	}
+}
+
+/* Microseconds until something may be due without a wake-up. */
+static int64
+next_due(bool *wake_on_commit)
+{
+	int64		now = ib_monotonic_usecs();
+	int64		wait = POLL_USECS;
+	ListCell   *lc;
+
+	*wake_on_commit = false;
+	foreach(lc, paths)
+	{
+		IbPath	   *path = lfirst(lc);
+		int64		trigger = path->row->trigger_usecs;
+
+		if (!collects(path->row))
+			continue;
+		if (path->retry_at > now)
+			wait = Min(wait, path->retry_at - now);
+		if (trigger == 0)
+			*wake_on_commit = true;
+		else if (path->ran_at + trigger > now)
+			wait = Min(wait, path->ran_at + trigger - now);
+		else
+			wait = Min(wait, trigger);
+		if (path->row->state == PATH_RUNNING)
+			pg_atomic_write_u64(&path->shared->next_run, trigger == 0 ? 0 :
+								GetCurrentTimestamp() + Max(path->ran_at + trigger - now, 0));
+	}
+	return wait;
+}
+
+/* Wait for a commit, a request or the next trigger.  True: woken up. */
+static bool
+wait_for_work(void)
+{
+	bool		wake_on_commit;
+	int64		wait = next_due(&wake_on_commit);
+	int			events;
+
+	ib_flush_batch_log();
+	confirm();
+	pgstat_report_activity(STATE_IDLE, NULL);
+	pgstat_report_stat(false);
+
+	pg_atomic_write_u32(&me->wake_on_commit, wake_on_commit);
+	if (wake_on_commit && GetFlushRecPtr(NULL) > read_upto && !ib_batches_full())
+		wait = 0;
+	events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					   (wait + 999) / 1000, PG_WAIT_EXTENSION);
+	pg_atomic_write_u32(&me->wake_on_commit, 0);
+	ResetLatch(MyLatch);
+	return (events & WL_LATCH_SET) != 0;
+}
+
+/* ----------------------------------------------------------------
+ *		The process
+ * ----------------------------------------------------------------
+ */
+
+/* A name in a path's statements may stand for something else now. */
+static void
+note_relation_change(Datum arg, Oid relid)
+{
+	ListCell   *lc;
+
+	if (ib_decode_flipping())
+		return;
+	foreach(lc, paths)
+	{
+		PathStatements *statements = ((IbPath *) lfirst(lc))->statements;
+
+		if (statements != NULL &&
+			(relid == InvalidOid || list_member_oid(statements->relations, relid)))
+			statements->stale = true;
+	}
+}
+
+static void
+note_name_change(Datum arg, int cacheid, uint32 hashvalue)
+{
+	note_relation_change(arg, InvalidOid);
+}
+
+/* No pipeline is left: drop the slot and go, unless one was made meanwhile. */
+static bool
+retire(void)
+{
+	bool		gone = false;
+
+	ib_decode_close();
+	ib_slot_drop();
+	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
+	if (pg_atomic_read_u32(&me->generation) == known_generation)
+	{
+		me->wanted = false;
+		gone = true;
+	}
+	LWLockRelease(ib_shared->lock);
+	return gone;
+}
+
+static void
+work(void)
+{
+	bool		woken = false;
+
+	for (;;)
+	{
+		TimestampTz as_of = GetCurrentTimestamp();
+		XLogRecPtr	end = ib_wal_end();
+		XLogRecPtr	flushed = GetFlushRecPtr(NULL);
+
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		if (pg_atomic_read_u32(&me->generation) != known_generation && !load_paths())
+			return;
+		collect();
+
+		/* a commit that did not wait for its flush woke us: flush it now */
+		if (woken && flushed <= read_upto)
+			flushed = ib_flush_wal();
+		read_ahead(flushed);
+		run_due_paths(ib_decode_position() >= end, as_of);
+		pg_atomic_write_u64(&me->heartbeat_at, GetCurrentTimestamp());
+		woken = wait_for_work();
+	}
+}
+
+void
+ib_worker_main(Datum arg)
+{
+	Oid			database = DatumGetObjectId(arg);
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	me = ib_database_attach(database);
+	if (me == NULL)
+		proc_exit(0);
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	fix_settings();
+	ib_slot_init_worker();
+	ib_backfill_init();
+	CacheRegisterRelcacheCallback(note_relation_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, note_name_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(PROCOID, note_name_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(TYPEOID, note_name_change, (Datum) 0);
+	MemoryContextSwitchTo(TopMemoryContext);
+
+	do
+	{
+		if (load_paths())
+		{
+			attach_slot();
+			work();
+		}
+	} while (!retire());
+	proc_exit(0);
+}
