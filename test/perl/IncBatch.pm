@@ -58,6 +58,7 @@ our @EXPORT = qw(
   new_node set_conf create_extension create_shop create_pipeline
   create_pipelines wait_for_state differences are_exact frontiers
   worker_pid launcher_pid wait_for_worker worker_is_gone slot_name slot_count
+  kill_process
   session ask send_sql until_true until_clock hang_commit release_commit
   start_pgbench pgbench_is_running finish_pgbench stop_pgbench
   orders_load bank_load bank_reader
@@ -354,6 +355,17 @@ SELECT NOT EXISTS (SELECT FROM pg_stat_activity
                     WHERE backend_type = 'incbatch worker' AND datid = $dboid)
    AND NOT EXISTS (SELECT FROM pg_replication_slots
                     WHERE slot_name = 'incbatch_$dboid')});
+}
+
+# Send a signal to one process of the server.
+sub kill_process
+{
+	my ($signal, $pid) = @_;
+
+	# kill() would take '' for 0: the whole process group, this test with it.
+	croak "no process to send SIG$signal" unless $pid =~ /^[1-9]\d*$/;
+	kill($signal, $pid) == 1 or croak "process $pid: $!";
+	return;
 }
 
 sub slot_name

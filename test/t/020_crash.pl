@@ -26,7 +26,6 @@ use Test::More;
 my $loops = $ENV{CRASH_LOOPS} || 40;
 my $seed  = $ENV{CRASH_SEED}  || (time ^ $$);
 my $orders = 5_000;
-my %load_of;
 
 srand($seed);
 diag "CRASH_LOOPS=$loops CRASH_SEED=$seed";
@@ -49,7 +48,7 @@ CREATE SEQUENCE shop.history_id START 200001;
 });
 $query{'shop.shelves'} =
   'SELECT shelf, count(*) AS things, sum(amount) AS amount, max(amount) AS largest FROM shop.history GROUP BY shelf';
-%load_of = (
+my %load_of = (
 	%{ orders_load($node, 2 * $orders) },
 	%{ bank_load() },
 	history => [
@@ -116,7 +115,7 @@ foreach my $loop (1 .. $loops)
 	}
 	else
 	{
-		kill 'KILL', $worker;
+		kill_process('KILL', $worker);
 	}
 	wait_for_worker($node, 'postgres', $worker);
 	stop_pgbench($bench);
