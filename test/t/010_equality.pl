@@ -8,6 +8,7 @@
 #   accounts, and the sum over all branches is the same in every read;
 # - verify_pipeline() finds no difference at any moment of the load;
 # - a pipeline created in mid-load neither misses nor doubles a row;
+# - sessions that refresh the same pipeline at once do not disturb each other;
 # - each cadence brings the aggregate up to date by itself, and
 #   CALL refresh_pipeline does so at once: no difference, both ways.
 # The negative controls damage an aggregate by hand: each of the checks above
@@ -66,6 +67,16 @@ my $load = start_pgbench(
 my $reader = start_pgbench($node, 'postgres', bank_reader(),
 	'-c', 1, '-R', 200, '-T', $seconds);
 
+# Several sessions refresh the same pipelines, beside the worker's own cadence.
+my $refreshers = start_pgbench(
+	$node,
+	'postgres',
+	{
+		refresh_thirds   => [ 1, "CALL incbatch.refresh_pipeline('shop.thirds');\n" ],
+		refresh_extremes => [ 1, "CALL incbatch.refresh_pipeline('shop.extremes');\n" ],
+	},
+	'-c', 3, '-R', 10, '-T', $seconds);
+
 # Rounds of looking, until the load ends.
 my %verified;
 my %seen;
@@ -118,6 +129,10 @@ note "$transactions transactions, $round rounds";
 ($exit, $output, $transactions) = finish_pgbench($reader);
 is($exit, 0, 'every read of shop.totals saw the same sum') or diag $output;
 cmp_ok($transactions, '>', 10 * $seconds, 'shop.totals was read many times');
+
+($exit, $output, $transactions) = finish_pgbench($refreshers);
+is($exit, 0, 'three sessions refreshed at once') or diag $output;
+cmp_ok($transactions, '>', $seconds, 'they refreshed many times');
 
 cmp_ok(scalar @names, '==', 7, 'three pipelines were created during the load');
 foreach my $name (@names)

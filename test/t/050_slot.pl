@@ -98,9 +98,6 @@ my $copy = PostgreSQL::Test::Cluster->new('copy');
 $copy->init_from_backup($node, 'base');
 change($node);
 $copy->start;
-is(slot_count($copy), 0, 'a base backup has no slot')
-  if $copy->safe_psql('postgres',
-	"SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'incbatch worker'") eq 't';
 wait_for_state($copy, 'postgres', $_, 'needs_rebuild') foreach @stopping;
 remember($copy);
 change($copy);

@@ -108,7 +108,7 @@ sub is_idle
 		launcher => launcher_pid($node));
 	my $lsn    = ask($look, 'SELECT pg_current_wal_insert_lsn()');
 	my $offset = -s $node->logfile;
-	my %ticks  = map { $_ => cpu_ticks($pid{$_}) } keys %pid;
+	my %ticks  = map { $_ => scalar cpu_ticks($pid{$_}) } keys %pid;
 	my $xmin   = 0;
 
 	foreach (1 .. $length)
