@@ -100,6 +100,9 @@ SELECT branch, sum(balance) AS total, count(*) AS accounts
 # The three over shop.orders and the one over shop.bank, in a stable order.
 our @shop_pipelines = sort keys %query;
 
+# Make an interrupted test run its END blocks, which stop the servers and pgbench.
+$SIG{TERM} = $SIG{INT} = sub { die 'death by signal' };
+
 # ---------------------------------------------------------------------------
 # Servers and schemas
 
@@ -511,8 +514,7 @@ sub start_pgbench
 			'-h', $node->host, '-p', $node->port,
 			'--max-tries=100', @files, @options, $db
 		],
-		'<',  \undef,
-		'>&', $bench->{log});
+		'<', '/dev/null', '>&', $bench->{log});
 	push @running, $bench;
 	return $bench;
 }

@@ -173,7 +173,7 @@ foreach my $name (@names)
 {
 	is( $node->safe_psql(
 			'postgres',
-			"SELECT count(*) FROM (TABLE ${name}_batch EXCEPT ALL ($query{$name})) AS d"
+			"SELECT count(*) FROM ((TABLE ${name}_batch EXCEPT ALL ($query{$name})) UNION ALL (($query{$name}) EXCEPT ALL TABLE ${name}_batch)) AS d"
 		),
 		0,
 		"${name}_batch is the query of $name");
