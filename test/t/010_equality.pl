@@ -1,0 +1,211 @@
+
+# The aggregates equal their queries, during and after a mixed load.
+#
+# Eight pgbench clients insert, move, delete, roll back savepoints, COPY and
+# change many rows at once, while pipelines run at three cadences, others are
+# created and dropped, and transactions stay open across many batches.  Proves:
+# - every read of an aggregate shows whole transactions: money moves between
+#   accounts, and the sum over all branches is the same in every read;
+# - verify_pipeline() finds no difference at any moment of the load;
+# - a pipeline created in mid-load neither misses nor doubles a row;
+# - sessions that refresh the same pipeline at once do not disturb each other;
+# - each cadence brings the aggregate up to date by itself, and
+#   CALL refresh_pipeline does so at once: no difference, both ways.
+# The negative controls damage an aggregate by hand: each of the checks above
+# must notice.
+#
+# LOAD_SECONDS (default 25) is the length of the load.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use IncBatch;
+use Test::More;
+
+my $seconds = $ENV{LOAD_SECONDS} || 25;
+my $orders  = 20_000;
+my %trigger = (
+	'shop.by_category' => '100 ms',
+	'shop.extremes'    => '0',
+	'shop.thirds'      => '5 s',
+	'shop.totals'      => '0');
+
+my $node = new_node('main');
+$node->start;
+create_shop($node, 'postgres', $orders);
+create_pipelines($node, 'postgres', %trigger);
+are_exact($node, 'postgres', \@shop_pipelines, 'after the backfill');
+
+foreach my $name (@shop_pipelines)
+{
+	cmp_ok($node->safe_psql('postgres', "SELECT count(*) FROM $name"),
+		'>', 0, "$name has rows");
+}
+
+# Two transactions stay open while hundreds of batches run; they change the
+# hundred orders that pgbench leaves alone.
+my $committed  = session($node, 'postgres');
+my $rolledback = session($node, 'postgres');
+my $look       = session($node, 'postgres');
+foreach my $held ($committed, $rolledback)
+{
+	ask($held, q{
+BEGIN;
+INSERT INTO shop.orders (product_id, region, amount_cents) SELECT i % 20 + 1, 'held', i FROM generate_series(1, 100) AS i});
+}
+ask($committed, q{UPDATE shop.orders SET region = 'moved' WHERE order_id <= 50});
+ask($rolledback,
+	q{UPDATE shop.orders SET region = 'moved' WHERE order_id BETWEEN 51 AND 75});
+ask($rolledback, q{DELETE FROM shop.orders WHERE order_id BETWEEN 76 AND 100});
+
+my $load = start_pgbench(
+	$node, 'postgres',
+	{ %{ orders_load($node, 2 * $orders) }, %{ bank_load() } },
+	'-c', 8, '-j', 2, '-R', 1500, '-T', $seconds);
+my $reader = start_pgbench($node, 'postgres', bank_reader(),
+	'-c', 1, '-R', 200, '-T', $seconds);
+
+# Several sessions refresh the same pipelines, beside the worker's own cadence.
+my $refreshers = start_pgbench(
+	$node,
+	'postgres',
+	{
+		refresh_thirds   => [ 1, "CALL incbatch.refresh_pipeline('shop.thirds');\n" ],
+		refresh_extremes => [ 1, "CALL incbatch.refresh_pipeline('shop.extremes');\n" ],
+	},
+	'-c', 3, '-R', 10, '-T', $seconds);
+
+# Rounds of looking, until the load ends.
+my %verified;
+my %seen;
+my @names = @shop_pipelines;
+my $round = 0;
+create_pipeline($node, 'postgres', 'shop.doomed', $query{'shop.extremes'},
+	trigger_interval => '100 ms');
+
+while (pgbench_is_running($load))
+{
+	$round++;
+
+	foreach my $name (@names)
+	{
+		my $rows = ask($look,
+			"SELECT coalesce(string_agg(v::text, E'\\n'), '') FROM incbatch.verify_pipeline('$name') AS v"
+		);
+		$verified{$name}++;
+		is($rows, '', "round $round: verify_pipeline finds no difference in $name")
+		  if $rows ne '';
+	}
+	my %frontier = frontiers($node, 'postgres');
+	$seen{$_}{ $frontier{$_} } = 1
+	  foreach grep { !m{^shop\.(doomed|late)} } keys %frontier;
+
+	if ($round <= 3)
+	{
+		# The same query anew: its backfill runs into the load.
+		my $late = "shop.late_$round";
+		$query{$late} =
+		  $query{ ('shop.extremes', 'shop.by_category', 'shop.thirds')[ $round - 1 ] };
+		create_pipeline($node, 'postgres', $late, $query{$late},
+			trigger_interval => '200 ms');
+		wait_for_state($node, 'postgres', $late, 'running');
+		push @names, $late;
+	}
+	if ($round == 2)
+	{
+		is($node->safe_psql('postgres', "SELECT incbatch.drop_pipeline('shop.doomed')"),
+			't', 'a pipeline is dropped during the load');
+	}
+	until_clock($look, 1);
+}
+
+my ($exit, $output, $transactions) = finish_pgbench($load);
+is($exit, 0, 'the load ran to its end') or diag $output;
+cmp_ok($transactions, '>', 20 * $seconds, 'the load was a load');
+note "$transactions transactions, $round rounds";
+
+($exit, $output, $transactions) = finish_pgbench($reader);
+is($exit, 0, 'every read of shop.totals saw the same sum') or diag $output;
+cmp_ok($transactions, '>', 10 * $seconds, 'shop.totals was read many times');
+
+($exit, $output, $transactions) = finish_pgbench($refreshers);
+is($exit, 0, 'three sessions refreshed at once') or diag $output;
+cmp_ok($transactions, '>', $seconds, 'they refreshed many times');
+
+cmp_ok(scalar @names, '==', 7, 'three pipelines were created during the load');
+foreach my $name (@names)
+{
+	cmp_ok($verified{$name} || 0, '>', 0,
+		"verify_pipeline compared $name during the load");
+}
+
+# A pipeline that stood still would have passed so far.
+is(scalar keys %seen, scalar @shop_pipelines, 'every pipeline has one path');
+foreach my $path (sort keys %seen)
+{
+	cmp_ok(scalar keys %{ $seen{$path} },
+		'>=', $seconds >= 15 ? 3 : 2, "the frontier of $path moved during the load");
+}
+
+# The transactions that were open all the time end only now.
+ask($committed,  'COMMIT');
+ask($rolledback, 'ROLLBACK');
+my $lsn = $node->lsn('insert');
+foreach my $name (@names)
+{
+	is( $node->safe_psql(
+			'postgres', "SELECT incbatch.wait_for('$name', '$lsn', '60 s')"),
+		't',
+		"$name gets up to date by its own cadence");
+}
+are_exact($node, 'postgres', \@names, 'at its own cadence', no_refresh => 1);
+are_exact($node, 'postgres', \@names, 'refreshed');
+is( $node->safe_psql('postgres',
+		"SELECT count(*) FROM shop.orders WHERE region IN ('held', 'moved')"),
+	150,
+	'what was held open counts once');
+is(slot_count($node), 1, 'all pipelines share one slot');
+
+# p_batch is the batch query itself.
+foreach my $name (@names)
+{
+	is( $node->safe_psql(
+			'postgres',
+			"SELECT count(*) FROM ((TABLE ${name}_batch EXCEPT ALL ($query{$name})) UNION ALL (($query{$name}) EXCEPT ALL TABLE ${name}_batch)) AS d"
+		),
+		0,
+		"${name}_batch is the query of $name");
+}
+
+# Negative controls: a row taken out of the state table by hand.
+my $damage = q{DELETE FROM shop.%s_state WHERE ctid = (SELECT min(ctid) FROM shop.%1$s_state)};
+fails_like(
+	$node, 'postgres',
+	'BEGIN; ' . sprintf($damage, 'totals') . '; SELECT shop.check_totals()',
+	qr/adds up to/, 'the reader of a damaged aggregate');
+
+$node->safe_psql('postgres', sprintf($damage, 'by_category'));
+isnt(differences($node, 'postgres', 'shop.by_category', no_refresh => 1),
+	'', 'the oracle finds the missing row');
+cmp_ok(
+	$node->safe_psql(
+		'postgres',
+		q{SELECT count(*) FROM incbatch.verify_pipeline('shop.by_category')
+		   WHERE difference IS NOT NULL AND coalesce(row_in_aggregate, row_in_batch) IS NOT NULL}
+	),
+	'>=', 1,
+	'verify_pipeline finds the missing row');
+
+$node->safe_psql('postgres', q{SELECT incbatch.rebuild_pipeline('shop.by_category')});
+are_exact($node, 'postgres', ['shop.by_category'], 'rebuilt');
+is( $node->safe_psql(
+		'postgres',
+		q{SELECT count(*) FROM incbatch.verify_pipeline('shop.by_category')}),
+	0,
+	'verify_pipeline finds nothing after the rebuild');
+
+$_->quit foreach $committed, $rolledback, $look;
+$node->stop;
+done_testing();
