@@ -20,3 +20,6 @@ EXTRA_CLEAN = tmp_check tmp_check_iso
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
+
+# Structs are shared through headers: a changed one rebuilds everything.
+$(OBJS): $(wildcard src/*.h)

@@ -8,6 +8,7 @@
 #include "incbatch.h"
 
 #include "access/htup.h"
+#include "executor/tuptable.h"
 #include "nodes/bitmapset.h"
 #include "utils/rel.h"
 #include "utils/snapshot.h"
@@ -33,8 +34,10 @@ typedef struct Batch
 	Oid			source;
 	bool		append_only;
 	TupleDesc	desc;			/* source's columns, then the weight */
-	Bitmapset  *needed;			/* attribute numbers that the query reads */
-	AttrNumber	last_needed;
+	AttrNumber *needed;			/* columns that the query reads */
+	int			nneeded;
+	AttrNumber *varlena;		/* those of them that may be out of line */
+	int			nvarlena;
 	Frontier	frontier;		/* what the path contains already */
 
 	/* changes, by transaction in commit order */
@@ -46,13 +49,16 @@ typedef struct Batch
 	int64		negatives;
 	char	   *lost;			/* why the changes cannot be trusted, or NULL */
 
-	/* the transaction being decoded */
+	/* the transaction, or chunk of one, being decoded (collect.c) */
 	BatchTransaction current;
-	bool		skip_current;
-	bool		open_current;
-	bool		checked;		/* source looked at in this transaction */
+	struct StreamPart *part;	/* where rows go while it is streamed */
+	bool		skip;			/* not wanted */
+	bool		touched;		/* has changes of the source */
+	bool		checked;		/* source has been looked at */
 	bool		full_old_rows;	/* old rows carry every column */
-	bool		identity_covers_needed; /* old rows carry what is needed */
+	bool		old_rows_suffice;	/* old rows carry what is needed */
+	Datum	   *row_values;		/* the row being put */
+	bool	   *row_nulls;
 } Batch;
 
 extern Batch *ib_batch_create(Relation source, const Bitmapset *needed,
@@ -64,10 +70,23 @@ extern void ib_batch_rename_columns(Batch *batch);
 extern bool ib_batch_settle(Batch *batch, Snapshot snapshot, Batch *held);
 extern void ib_batch_finish(Batch *batch, Batch *held);
 extern bool ib_batch_has_transaction(TransactionId xid, void *arg);
+extern Tuplestorestate *ib_batch_begin_store(void);
+extern void ib_batch_add_transaction(Batch *batch,
+									 const BatchTransaction *transaction);
+extern void ib_batch_move_rows(Tuplestorestate *from, Tuplestorestate *to,
+							   int64 n, TupleTableSlot *slot);
+
+/* collect.c: who listens */
+extern void ib_collect_add(Batch *batch);
+extern void ib_collect_remove(Batch *batch);
 extern bool ib_batch_is_full(const Batch *batch);
 
-/* called by the output plugin for each change, for all batches */
 extern bool ib_batches_full(void);
+extern bool ib_batches_streaming(void);
+extern void ib_batches_forget_streams(void);
+extern uint64 ib_batches_rows_decoded(void);
+
+/* collect.c: called by the output plugin, for all batches */
 extern void ib_batches_begin(TransactionId xid, XLogRecPtr commit_lsn,
 							 TimestampTz commit_time);
 extern void ib_batches_insert(Relation rel, HeapTuple newtuple);
@@ -76,6 +95,11 @@ extern void ib_batches_update(Relation rel, HeapTuple oldtuple,
 extern void ib_batches_delete(Relation rel, HeapTuple oldtuple);
 extern void ib_batches_truncate(Relation rel);
 extern void ib_batches_commit(void);
-extern uint64 ib_batches_rows_decoded(void);
+extern void ib_batches_stream_start(TransactionId xid);
+extern void ib_batches_stream_stop(void);
+extern void ib_batches_stream_abort(TransactionId xid, TransactionId subxid);
+extern void ib_batches_stream_commit(TransactionId xid, XLogRecPtr commit_lsn,
+									 TimestampTz commit_time);
+extern void ib_batches_subtransaction(TransactionId subxid);
 
 #endif							/* IB_BATCH_H */

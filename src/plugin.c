@@ -2,6 +2,8 @@
  * plugin.c
  *	  The output plugin: hands each committed change to the batches.
  *
+ * Small transactions arrive at their commit, large ones in chunks before it.
+ *
  * The callbacks see the catalog of the past and may not write, nor read any
  * user table.  Relations and tuples are theirs for the length of a call, so
  * batch.c copies what it keeps.  Own writes are dropped by origin before they
@@ -55,6 +57,7 @@ hand_over_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 	HeapTuple	oldtuple = ib_change_oldtuple(change);
 	HeapTuple	newtuple = ib_change_newtuple(change);
 
+	ib_batches_subtransaction(change->txn->xid);
 	switch (change->action)
 	{
 		case REORDER_BUFFER_CHANGE_INSERT:
@@ -76,8 +79,37 @@ hand_over_truncate(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 				   int nrelations, Relation relations[],
 				   ReorderBufferChange *change)
 {
+	ib_batches_subtransaction(change->txn->xid);
 	for (int i = 0; i < nrelations; i++)
 		ib_batches_truncate(relations[i]);
+}
+
+/* A large transaction comes in chunks, while it is under way. */
+static void
+start_chunk(LogicalDecodingContext *ctx, ReorderBufferTXN *txn)
+{
+	ib_decode_enter_history();
+	ib_batches_stream_start(txn->xid);
+}
+
+static void
+stop_chunk(LogicalDecodingContext *ctx, ReorderBufferTXN *txn)
+{
+	ib_batches_stream_stop();
+}
+
+static void
+abort_streamed(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
+			   XLogRecPtr abort_lsn)
+{
+	ib_batches_stream_abort(txn->toptxn ? txn->toptxn->xid : txn->xid, txn->xid);
+}
+
+static void
+commit_streamed(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
+				XLogRecPtr commit_lsn)
+{
+	ib_batches_stream_commit(txn->xid, commit_lsn, txn->xact_time.commit_time);
 }
 
 static void
@@ -96,4 +128,10 @@ _PG_output_plugin_init(OutputPluginCallbacks *cb)
 	cb->change_cb = hand_over_change;
 	cb->truncate_cb = hand_over_truncate;
 	cb->commit_cb = commit_transaction;
+	cb->stream_start_cb = start_chunk;
+	cb->stream_stop_cb = stop_chunk;
+	cb->stream_abort_cb = abort_streamed;
+	cb->stream_commit_cb = commit_streamed;
+	cb->stream_change_cb = hand_over_change;
+	cb->stream_truncate_cb = hand_over_truncate;
 }

@@ -552,6 +552,21 @@ add_target(Query *query, Expr *expr, char *name)
 				makeTargetEntry(expr, list_length(query->targetList) + 1, name, false));
 }
 
+/* The last column of a batch; a row without it has weight +1 (collect.c). */
+static Expr *
+weight_of_row(PipelineQuery *pq, int batch_columns)
+{
+	CoalesceExpr *weight = makeNode(CoalesceExpr);
+
+	weight->coalescetype = INT4OID;
+	weight->args = list_make2(makeVar(pq->source_index, batch_columns, INT4OID,
+									  -1, InvalidOid, 0),
+							  makeConst(INT4OID, -1, InvalidOid, sizeof(int32),
+										Int32GetDatum(1), false, true));
+	weight->location = -1;
+	return (Expr *) weight;
+}
+
 /*
  * The rows that enter the aggregation: the keys by their names, the arguments
  * of the aggregates, their filters, and from a batch the weight.
@@ -586,9 +601,7 @@ ib_query_rows_text(PipelineQuery *pq, bool from_batch, int batch_columns)
 	}
 	if (from_batch)
 	{
-		add_target(query,
-				   (Expr *) makeVar(pq->source_index, batch_columns, INT4OID,
-									-1, InvalidOid, 0), INPUT_WEIGHT);
+		add_target(query, weight_of_row(pq, batch_columns), INPUT_WEIGHT);
 		replace_relation(rt_fetch(pq->source_index, query->rtable), BATCH_RELATION,
 						 batch_column_names(pq->source, batch_columns));
 	}

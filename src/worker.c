@@ -375,8 +375,8 @@ start_collecting(IbPath *path)
 
 /*
  * Make every path that collects have its batch.  One that must read WAL which
- * the decoder has passed makes it start again from there; the other batches
- * are emptied, for what is in them is decoded again.
+ * the decoder has passed, or handed out in part, makes it start again from
+ * there; the other batches are emptied, for what is in them is decoded again.
  */
 static void
 collect(void)
@@ -391,14 +391,16 @@ collect(void)
 		if (!collects(path->row) || path->batch != NULL)
 			continue;
 		start_collecting(path);
-		if (!rewind && holds_wal(path->row) &&
-			path->stored_lsn < ib_decode_position())
+		if (!rewind && ((holds_wal(path->row) &&
+						 path->stored_lsn < ib_decode_position()) ||
+						ib_batches_streaming()))
 			rewind = true;
 	}
 
 	if (rewind)
 	{
 		ib_decode_close();
+		ib_batches_forget_streams();
 		foreach(lc, paths)
 		{
 			IbPath	   *path = lfirst(lc);
@@ -414,11 +416,32 @@ collect(void)
 	}
 }
 
+/*
+ * Reading is of use if a path collects; or if none holds its place, so that
+ * the slot moves on.  While all are paused what is read would be read again.
+ */
+static bool
+reading_is_of_use(void)
+{
+	bool		held = false;
+	ListCell   *lc;
+
+	foreach(lc, paths)
+	{
+		IbPath	   *path = lfirst(lc);
+
+		if (collects(path->row))
+			return true;
+		held |= holds_wal(path->row);
+	}
+	return !held;
+}
+
 /* Decode what has been flushed, without a snapshot that would hold vacuum. */
 static void
 read_ahead(XLogRecPtr upto)
 {
-	if (upto <= read_upto || ib_batches_full())
+	if (upto <= read_upto || ib_batches_full() || !reading_is_of_use())
 		return;
 	pgstat_report_activity(STATE_RUNNING, "reading the WAL");
 	StartTransactionCommand();

@@ -1,0 +1,775 @@
+/*
+ * collect.c
+ *	  From a decoded change to rows of the batches that want it.
+ *
+ * Called by the output plugin, in the middle of decoding: nothing here reads
+ * a user's table, writes, or fails because of one pipeline.  What makes the
+ * changes of a source unreliable (old values missing, a column of another
+ * type) is noted as the reason why a batch is lost, and its path stops.
+ *
+ * A transaction comes in one of two ways.  A small one arrives as a whole,
+ * when it commits, and its rows go straight into the batches.  A large one is
+ * streamed in chunks while it is still under way, so that decoding needs no
+ * more memory than logical_decoding_work_mem and writes nothing to disk; its
+ * rows wait in a store of their own, in runs that know their subtransaction,
+ * until it commits and they join the batch, or aborts.
+ *
+ * Streams belong to the decoding context: when that is opened anew, or a
+ * batch begins to collect while one is open, decoding starts again from
+ * before them (worker.c).
+ */
+#include "incbatch.h"
+
+#include "access/detoast.h"
+#include "access/htup_details.h"
+#include "access/sysattr.h"
+#include "catalog/pg_class.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/hsearch.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/relcache.h"
+#include "utils/tuplestore.h"
+
+#include "batch.h"
+
+/* A longer row is taken apart, to keep only what is needed of it. */
+#define MAX_WHOLE_ROW 256
+
+/* The batches that listen to one source. */
+typedef struct Listeners
+{
+	Oid			source;			/* hash key */
+	List	   *batches;
+} Listeners;
+
+/* Consecutive rows of a stream that share their fate. */
+typedef struct Run
+{
+	TransactionId subxid;
+	int64		rows;
+	int64		negatives;
+	bool		truncate;		/* the source was truncated before them */
+	bool		aborted;
+} Run;
+
+/* What a streamed transaction has for one batch. */
+typedef struct StreamPart
+{
+	Batch	   *batch;
+	Tuplestorestate *store;
+	List	   *runs;			/* of Run */
+	char	   *lost;
+} StreamPart;
+
+typedef struct Stream
+{
+	TransactionId xid;
+	List	   *parts;			/* of StreamPart */
+} Stream;
+
+static MemoryContext collect_context = NULL;	/* life of the worker */
+static MemoryContext change_context = NULL; /* reset after each change */
+static HTAB *listeners = NULL;
+static Listeners *last_listeners = NULL;
+static List *all_batches = NIL;
+static List *streams = NIL;
+static Stream *open_stream = NULL;	/* the one a chunk is arriving of */
+static TransactionId current_subxid;
+static uint64 rows_decoded = 0;
+
+/* One change at a time is taken apart here. */
+static Datum new_values[MaxTupleAttributeNumber];
+static bool new_nulls[MaxTupleAttributeNumber];
+static Datum old_values[MaxTupleAttributeNumber];
+static bool old_nulls[MaxTupleAttributeNumber];
+
+/* ----------------------------------------------------------------
+ *		Who listens
+ * ----------------------------------------------------------------
+ */
+
+void
+ib_collect_add(Batch *batch)
+{
+	Listeners  *entry;
+	bool		found;
+	MemoryContext old;
+
+	if (listeners == NULL)
+	{
+		HASHCTL		ctl = {
+			.keysize = sizeof(Oid),
+			.entrysize = sizeof(Listeners),
+		};
+
+		collect_context = AllocSetContextCreate(TopMemoryContext, "incbatch collecting",
+												ALLOCSET_DEFAULT_SIZES);
+		change_context = AllocSetContextCreate(TopMemoryContext, "incbatch change",
+											   ALLOCSET_DEFAULT_SIZES);
+		ctl.hcxt = collect_context;
+		listeners = hash_create("incbatch sources", 16, &ctl,
+								HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+	old = MemoryContextSwitchTo(collect_context);
+	entry = hash_search(listeners, &batch->source, HASH_ENTER, &found);
+	if (!found)
+		entry->batches = NIL;
+	entry->batches = lappend(entry->batches, batch);
+	all_batches = lappend(all_batches, batch);
+	MemoryContextSwitchTo(old);
+	last_listeners = NULL;
+}
+
+static void
+free_part(StreamPart *part)
+{
+	tuplestore_end(part->store);
+	list_free_deep(part->runs);
+	if (part->lost)
+		pfree(part->lost);
+	pfree(part);
+}
+
+void
+ib_collect_remove(Batch *batch)
+{
+	Listeners  *entry = hash_search(listeners, &batch->source, HASH_FIND, NULL);
+	ListCell   *lc;
+	ListCell   *lp;
+
+	entry->batches = list_delete_ptr(entry->batches, batch);
+	all_batches = list_delete_ptr(all_batches, batch);
+	last_listeners = NULL;
+	foreach(lc, streams)
+	{
+		Stream	   *stream = lfirst(lc);
+
+		foreach(lp, stream->parts)
+		{
+			StreamPart *part = lfirst(lp);
+
+			if (part->batch == batch)
+			{
+				stream->parts = foreach_delete_current(stream->parts, lp);
+				free_part(part);
+			}
+		}
+	}
+}
+
+bool
+ib_batches_full(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, all_batches)
+	{
+		if (ib_batch_is_full(lfirst(lc)))
+			return true;
+	}
+	return false;
+}
+
+uint64
+ib_batches_rows_decoded(void)
+{
+	return rows_decoded;
+}
+
+/* ----------------------------------------------------------------
+ *		Transactions
+ * ----------------------------------------------------------------
+ */
+
+/* A transaction that arrives as a whole. */
+void
+ib_batches_begin(TransactionId xid, XLogRecPtr commit_lsn,
+				 TimestampTz commit_time)
+{
+	ListCell   *lc;
+
+	foreach(lc, all_batches)
+	{
+		Batch	   *batch = lfirst(lc);
+
+		batch->current = (BatchTransaction) {
+			.xid = xid,
+			.commit_lsn = commit_lsn,
+			.commit_time = commit_time,
+			.truncated_at = -1,
+		};
+		batch->touched = false;
+		batch->checked = false;
+		batch->skip = batch->lost != NULL ||
+			ib_frontier_includes(&batch->frontier, xid, commit_lsn);
+	}
+}
+
+void
+ib_batches_commit(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, all_batches)
+	{
+		Batch	   *batch = lfirst(lc);
+
+		if (batch->touched)
+			ib_batch_add_transaction(batch, &batch->current);
+		batch->touched = false;
+	}
+}
+
+static Stream *
+find_stream(TransactionId xid)
+{
+	ListCell   *lc;
+
+	foreach(lc, streams)
+	{
+		if (((Stream *) lfirst(lc))->xid == xid)
+			return lfirst(lc);
+	}
+	return NULL;
+}
+
+static void
+end_stream(Stream *stream)
+{
+	ListCell   *lc;
+
+	foreach(lc, stream->parts)
+		free_part(lfirst(lc));
+	list_free(stream->parts);
+	streams = list_delete_ptr(streams, stream);
+	pfree(stream);
+}
+
+bool
+ib_batches_streaming(void)
+{
+	return streams != NIL;
+}
+
+/* The decoder is opened anew: what was streamed is streamed again. */
+void
+ib_batches_forget_streams(void)
+{
+	while (streams != NIL)
+		end_stream(linitial(streams));
+	open_stream = NULL;
+}
+
+/* A chunk of a large transaction follows. */
+void
+ib_batches_stream_start(TransactionId xid)
+{
+	ListCell   *lc;
+
+	open_stream = find_stream(xid);
+	if (open_stream == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(collect_context);
+
+		open_stream = palloc0(sizeof(Stream));
+		open_stream->xid = xid;
+		streams = lappend(streams, open_stream);
+		MemoryContextSwitchTo(old);
+	}
+	foreach(lc, all_batches)
+	{
+		Batch	   *batch = lfirst(lc);
+
+		batch->checked = false;
+		batch->skip = batch->lost != NULL;
+		batch->part = NULL;
+	}
+	foreach(lc, open_stream->parts)
+	{
+		StreamPart *part = lfirst(lc);
+
+		part->batch->part = part;
+		part->batch->skip |= part->lost != NULL;
+	}
+}
+
+void
+ib_batches_stream_stop(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, all_batches)
+		((Batch *) lfirst(lc))->part = NULL;
+	open_stream = NULL;
+}
+
+/* A streamed transaction, or one of its subtransactions, was rolled back. */
+void
+ib_batches_stream_abort(TransactionId xid, TransactionId subxid)
+{
+	Stream	   *stream = find_stream(xid);
+	ListCell   *lc;
+	ListCell   *lr;
+
+	if (stream == NULL)
+		return;
+	if (xid == subxid)
+	{
+		end_stream(stream);
+		return;
+	}
+	foreach(lc, stream->parts)
+	{
+		foreach(lr, ((StreamPart *) lfirst(lc))->runs)
+		{
+			Run		   *run = lfirst(lr);
+
+			if (run->subxid == subxid)
+				run->aborted = true;
+		}
+	}
+}
+
+/* The rows of a committed stream join its batch. */
+static void
+join_batch(StreamPart *part, BatchTransaction *transaction)
+{
+	Batch	   *batch = part->batch;
+	bool		whole = true;
+	ListCell   *lc;
+
+	foreach(lc, part->runs)
+	{
+		Run		   *run = lfirst(lc);
+
+		whole = whole && !run->aborted;
+		if (run->aborted)
+			continue;
+		if (run->truncate)
+			transaction->truncated_at = transaction->rows;
+		transaction->rows += run->rows;
+		transaction->negatives += run->negatives;
+	}
+
+	if (whole && batch->ntransactions == 0)
+	{
+		Tuplestorestate *empty = batch->store;
+
+		batch->store = part->store;
+		part->store = empty;
+	}
+	else
+	{
+		TupleTableSlot *slot = MakeSingleTupleTableSlot(batch->desc, &TTSOpsMinimalTuple);
+
+		tuplestore_rescan(part->store);
+		foreach(lc, part->runs)
+		{
+			Run		   *run = lfirst(lc);
+
+			ib_batch_move_rows(part->store, run->aborted ? NULL : batch->store,
+							   run->rows, slot);
+		}
+		ExecDropSingleTupleTableSlot(slot);
+	}
+	ib_batch_add_transaction(batch, transaction);
+}
+
+void
+ib_batches_stream_commit(TransactionId xid, XLogRecPtr commit_lsn,
+						 TimestampTz commit_time)
+{
+	Stream	   *stream = find_stream(xid);
+	ListCell   *lc;
+
+	if (stream == NULL)
+		return;
+	foreach(lc, stream->parts)
+	{
+		StreamPart *part = lfirst(lc);
+		Batch	   *batch = part->batch;
+		BatchTransaction transaction = {
+			.xid = xid,
+			.commit_lsn = commit_lsn,
+			.commit_time = commit_time,
+			.truncated_at = -1,
+		};
+
+		if (batch->lost != NULL ||
+			ib_frontier_includes(&batch->frontier, xid, commit_lsn))
+			continue;
+		if (part->lost != NULL)
+		{
+			batch->lost = part->lost;
+			part->lost = NULL;
+		}
+		else
+			join_batch(part, &transaction);
+	}
+	end_stream(stream);
+}
+
+/* ----------------------------------------------------------------
+ *		Changes
+ * ----------------------------------------------------------------
+ */
+
+static void
+mark_lost(Batch *batch, const char *reason)
+{
+	char	  **lost = batch->part ? &batch->part->lost : &batch->lost;
+
+	if (*lost == NULL)
+		*lost = MemoryContextStrdup(collect_context, reason);
+	batch->skip = true;
+}
+
+/*
+ * At the first change of a transaction or chunk: is the source still what the
+ * batch was made for, and what will its old rows tell?  The relation is that
+ * of the time of the change.
+ */
+static void
+check_source(Batch *batch, Relation rel)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	Bitmapset  *identity;
+
+	batch->checked = true;
+	batch->touched = true;
+	for (int i = 0; i < batch->nneeded; i++)
+	{
+		AttrNumber	attnum = batch->needed[i];
+
+		if (attnum > desc->natts ||
+			TupleDescAttr(desc, attnum - 1)->attisdropped ||
+			TupleDescAttr(desc, attnum - 1)->atttypid !=
+			TupleDescAttr(batch->desc, attnum - 1)->atttypid)
+		{
+			mark_lost(batch, psprintf("a column that the query reads changed its type or is gone from table \"%s\"",
+									  RelationGetRelationName(rel)));
+			return;
+		}
+	}
+
+	batch->full_old_rows =
+		rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL;
+	batch->old_rows_suffice = true;
+	if (batch->full_old_rows)
+		return;
+	identity = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_IDENTITY_KEY);
+	for (int i = 0; i < batch->nneeded; i++)
+	{
+		if (!bms_is_member(batch->needed[i] - FirstLowInvalidHeapAttributeNumber, identity))
+			batch->old_rows_suffice = false;
+	}
+	bms_free(identity);
+}
+
+/* In a stream: where the rows of the current subtransaction are counted. */
+static Run *
+current_run(Batch *batch, bool truncate)
+{
+	StreamPart *part = batch->part;
+	Run		   *run = part && part->runs ? llast(part->runs) : NULL;
+	MemoryContext old;
+
+	if (run != NULL && run->subxid == current_subxid && !run->aborted && !truncate)
+		return run;
+
+	old = MemoryContextSwitchTo(collect_context);
+	if (part == NULL)
+	{
+		part = palloc0(sizeof(StreamPart));
+		part->batch = batch;
+		part->store = ib_batch_begin_store();
+		open_stream->parts = lappend(open_stream->parts, part);
+		batch->part = part;
+	}
+	run = palloc0(sizeof(Run));
+	run->subxid = current_subxid;
+	run->truncate = truncate;
+	part->runs = lappend(part->runs, run);
+	MemoryContextSwitchTo(old);
+	return run;
+}
+
+/* The batches that want this transaction's changes of a relation. */
+static List *
+batches_of(Relation rel)
+{
+	Oid			relid = RelationGetRelid(rel);
+	ListCell   *lc;
+
+	rows_decoded++;
+	if (last_listeners == NULL || last_listeners->source != relid)
+	{
+		Listeners  *entry = listeners == NULL ? NULL :
+			hash_search(listeners, &relid, HASH_FIND, NULL);
+
+		if (entry == NULL)
+			return NIL;
+		last_listeners = entry;
+	}
+	foreach(lc, last_listeners->batches)
+	{
+		Batch	   *batch = lfirst(lc);
+
+		if (batch->skip)
+			continue;
+		if (open_stream != NULL && batch->part == NULL)
+			(void) current_run(batch, false);
+		if (!batch->checked)
+			check_source(batch, rel);
+	}
+	return last_listeners->batches;
+}
+
+/*
+ * Bring a needed value into a form that can be kept: TOAST pieces that the
+ * decoder put together live in its memory only.  False: the value is stored
+ * out of line, unchanged by this UPDATE, and cannot be fetched.
+ */
+static bool
+keepable(Datum *value)
+{
+	struct varlena *datum = (struct varlena *) DatumGetPointer(*value);
+
+	if (VARATT_IS_EXTERNAL_ONDISK(datum))
+		return false;
+	if (VARATT_IS_EXTERNAL(datum))
+	{
+		MemoryContext old = MemoryContextSwitchTo(change_context);
+
+		*value = PointerGetDatum(detoast_external_attr(datum));
+		MemoryContextSwitchTo(old);
+	}
+	return true;
+}
+
+/*
+ * Make all needed values of a row keepable, where need be from the old row of
+ * the same UPDATE.
+ */
+static bool
+complete_row(Batch *batch, Datum *values, const bool *nulls, bool have_old)
+{
+	for (int n = 0; n < batch->nvarlena; n++)
+	{
+		int			i = batch->varlena[n] - 1;
+
+		if (nulls[i] || keepable(&values[i]))
+			continue;
+		if (!have_old || old_nulls[i])
+			return false;
+		values[i] = old_values[i];
+		if (!keepable(&values[i]))
+			return false;
+	}
+	return true;
+}
+
+/* Count a row, and say which store it goes to. */
+static Tuplestorestate *
+store_for_row(Batch *batch, int weight)
+{
+	Tuplestorestate *store = batch->store;
+	int64	   *rows = &batch->current.rows;
+	int64	   *negatives = &batch->current.negatives;
+
+	if (open_stream != NULL)
+	{
+		Run		   *run = current_run(batch, false);
+
+		store = batch->part->store;
+		rows = &run->rows;
+		negatives = &run->negatives;
+	}
+	(*rows)++;
+	if (weight < 0)
+		(*negatives)++;
+	return store;
+}
+
+/* Put one row of the given weight; needed columns only. */
+static void
+put_row(Batch *batch, const Datum *values, const bool *nulls, int weight)
+{
+	for (int n = 0; n < batch->nneeded; n++)
+	{
+		int			i = batch->needed[n] - 1;
+
+		batch->row_values[i] = values[i];
+		batch->row_nulls[i] = nulls[i];
+	}
+	batch->row_values[batch->desc->natts - 1] = Int32GetDatum(weight);
+	tuplestore_putvalues(store_for_row(batch, weight), batch->desc,
+						 batch->row_values, batch->row_nulls);
+}
+
+/*
+ * Can an inserted row be kept as it is, without the weight?  It has all the
+ * columns of the batch, none of them out of line, and not much beside what is
+ * needed.  That spares taking it apart, which is most of what an insert costs
+ * here.
+ */
+static bool
+can_keep_whole(Batch *batch, HeapTuple tuple)
+{
+	return HeapTupleHeaderGetNatts(tuple->t_data) == batch->desc->natts - 1 &&
+		!HeapTupleHasExternal(tuple) &&
+		batch->nneeded * 2 >= batch->desc->natts - 1 &&
+		tuple->t_len <= MAX_WHOLE_ROW;
+}
+
+static bool
+same_row(Batch *batch)
+{
+	for (int n = 0; n < batch->nneeded; n++)
+	{
+		int			i = batch->needed[n] - 1;
+		Form_pg_attribute att = TupleDescAttr(batch->desc, i);
+
+		if (old_nulls[i] != new_nulls[i])
+			return false;
+		if (!old_nulls[i] &&
+			!datum_image_eq(old_values[i], new_values[i],
+							att->attbyval, att->attlen))
+			return false;
+	}
+	return true;
+}
+
+static char *
+identity_hint(Relation rel)
+{
+	return psprintf("run ALTER TABLE %s REPLICA IDENTITY FULL",
+					quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+											   RelationGetRelationName(rel)));
+}
+
+/* The transaction, or the subtransaction of a stream, that changes follow of. */
+void
+ib_batches_subtransaction(TransactionId subxid)
+{
+	current_subxid = subxid;
+}
+
+void
+ib_batches_insert(Relation rel, HeapTuple newtuple)
+{
+	List	   *batches = batches_of(rel);
+	ListCell   *lc;
+
+	if (batches == NIL)
+		return;
+	foreach(lc, batches)
+	{
+		Batch	   *batch = lfirst(lc);
+
+		if (batch->skip)
+			continue;
+		if (can_keep_whole(batch, newtuple))
+		{
+			tuplestore_puttuple(store_for_row(batch, 1), newtuple);
+			continue;
+		}
+		heap_deform_tuple(newtuple, RelationGetDescr(rel), new_values, new_nulls);
+		if (complete_row(batch, new_values, new_nulls, false))
+			put_row(batch, new_values, new_nulls, 1);
+		else
+			mark_lost(batch, "an inserted row arrived without a value that is stored out of line");
+	}
+	MemoryContextReset(change_context);
+}
+
+static void
+update_one(Batch *batch, Relation rel, bool have_old)
+{
+	if (batch->append_only)
+		mark_lost(batch, psprintf("table \"%s\" was updated although the pipeline says append_only",
+								  RelationGetRelationName(rel)));
+	else if (!batch->old_rows_suffice)
+		mark_lost(batch, psprintf("an UPDATE of table \"%s\" came without its old values; %s",
+								  RelationGetRelationName(rel), identity_hint(rel)));
+	else if (!have_old && !batch->full_old_rows)
+		return;					/* the identity, which is all we read, stayed */
+	else if (!have_old ||
+			 !complete_row(batch, old_values, old_nulls, false) ||
+			 !complete_row(batch, new_values, new_nulls, true))
+		mark_lost(batch, psprintf("an UPDATE of table \"%s\" came without a value that is stored out of line",
+								  RelationGetRelationName(rel)));
+	else if (!same_row(batch))
+	{
+		put_row(batch, old_values, old_nulls, -1);
+		put_row(batch, new_values, new_nulls, 1);
+	}
+}
+
+void
+ib_batches_update(Relation rel, HeapTuple oldtuple, HeapTuple newtuple)
+{
+	List	   *batches = batches_of(rel);
+	ListCell   *lc;
+
+	if (batches == NIL)
+		return;
+	heap_deform_tuple(newtuple, RelationGetDescr(rel), new_values, new_nulls);
+	if (oldtuple != NULL)
+		heap_deform_tuple(oldtuple, RelationGetDescr(rel), old_values, old_nulls);
+	foreach(lc, batches)
+	{
+		Batch	   *batch = lfirst(lc);
+
+		if (!batch->skip)
+			update_one(batch, rel, oldtuple != NULL);
+	}
+	MemoryContextReset(change_context);
+}
+
+void
+ib_batches_delete(Relation rel, HeapTuple oldtuple)
+{
+	List	   *batches = batches_of(rel);
+	ListCell   *lc;
+
+	if (batches == NIL)
+		return;
+	if (oldtuple != NULL)
+		heap_deform_tuple(oldtuple, RelationGetDescr(rel), old_values, old_nulls);
+	foreach(lc, batches)
+	{
+		Batch	   *batch = lfirst(lc);
+
+		if (batch->skip || batch->append_only)
+			continue;
+		if (oldtuple != NULL && batch->old_rows_suffice &&
+			complete_row(batch, old_values, old_nulls, false))
+			put_row(batch, old_values, old_nulls, -1);
+		else
+			mark_lost(batch, psprintf("a DELETE from table \"%s\" came without its old values; %s",
+									  RelationGetRelationName(rel), identity_hint(rel)));
+	}
+	MemoryContextReset(change_context);
+}
+
+void
+ib_batches_truncate(Relation rel)
+{
+	ListCell   *lc;
+
+	foreach(lc, batches_of(rel))
+	{
+		Batch	   *batch = lfirst(lc);
+
+		if (batch->skip || batch->append_only)
+			continue;
+		if (open_stream != NULL)
+			(void) current_run(batch, true);
+		else
+			batch->current.truncated_at = batch->current.rows;
+	}
+}
