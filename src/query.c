@@ -319,6 +319,16 @@ check_source(PipelineQuery *pq)
 	table_close(rel, NoLock);
 }
 
+/* (VALUES ...) in FROM, which the parser wraps in a subquery */
+static bool
+is_values_list(const RangeTblEntry *rte)
+{
+	return rte->rtekind == RTE_SUBQUERY && !rte->lateral &&
+		!rte->subquery->hasSubLinks &&
+		list_length(rte->subquery->rtable) == 1 &&
+		linitial_node(RangeTblEntry, rte->subquery->rtable)->rtekind == RTE_VALUES;
+}
+
 static void
 check_lookups(PipelineQuery *pq)
 {
@@ -338,7 +348,7 @@ check_lookups(PipelineQuery *pq)
 				   "Join other tables as lookups only.");
 		if (rte->tablesample)
 			refuse("TABLESAMPLE", "Its rows differ at each run.", "Leave it out.");
-		if (rte->rtekind != RTE_RELATION && rte->rtekind != RTE_VALUES)
+		if (rte->rtekind != RTE_RELATION && !is_values_list(rte))
 			refuse("subqueries or functions in FROM",
 				   "They are not supported yet.",
 				   "Join the tables directly, or make the subquery a view and join that.");
