@@ -58,8 +58,8 @@ BEGIN
 	EXECUTE format('SELECT count(*) FROM ((TABLE %1$s EXCEPT ALL TABLE %2$s)
 	                UNION ALL (TABLE %2$s EXCEPT ALL TABLE %1$s)) d', p, b)
 	INTO differences;
-	EXECUTE format('SELECT count(*) FROM ((SELECT p::text FROM %1$s p EXCEPT ALL SELECT b::text FROM %2$s b)
-	                UNION ALL (SELECT b::text FROM %2$s b EXCEPT ALL SELECT p::text FROM %1$s p)) d', p, b)
+	EXECUTE format('SELECT count(*) FROM ((SELECT (p.*)::text FROM %1$s p EXCEPT ALL SELECT (b.*)::text FROM %2$s b)
+	                UNION ALL (SELECT (b.*)::text FROM %2$s b EXCEPT ALL SELECT (p.*)::text FROM %1$s p)) d', p, b)
 	INTO spellings;
 	SELECT count(*) FROM incbatch.verify_pipeline(pipeline) INTO verify;
 END
