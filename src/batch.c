@@ -432,10 +432,17 @@ mark_lost(Batch *batch, const char *reason)
 	batch->skip_current = true;
 }
 
+static Oid
+identity_index(Relation rel)
+{
+	return rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL ?
+		InvalidOid : RelationGetReplicaIndex(rel);
+}
+
 /*
- * At the first change of a transaction: is the source still what the batch
- * was made for, and what will its old rows tell?  The relation is that of the
- * time of the change.
+ * At the first change of a transaction, and when the replica identity changes
+ * within it: is the source still what the batch was made for, and what will
+ * its old rows tell?  The relation is that of the time of the change.
  */
 static void
 check_source(Batch *batch, Relation rel)
@@ -444,6 +451,8 @@ check_source(Batch *batch, Relation rel)
 	int			attnum = -1;
 
 	batch->checked = true;
+	batch->identity = rel->rd_rel->relreplident;
+	batch->identity_index = identity_index(rel);
 	batch->open_current = true;
 	while ((attnum = bms_next_member(batch->needed, attnum)) >= 0)
 	{
@@ -458,8 +467,7 @@ check_source(Batch *batch, Relation rel)
 		}
 	}
 
-	batch->full_old_rows =
-		rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL;
+	batch->full_old_rows = batch->identity == REPLICA_IDENTITY_FULL;
 	batch->identity_covers_needed = batch->full_old_rows;
 	if (!batch->full_old_rows)
 	{
@@ -491,7 +499,10 @@ batches_of(Relation rel)
 	{
 		Batch	   *batch = lfirst(lc);
 
-		if (!batch->checked && !batch->skip_current)
+		if (!batch->skip_current &&
+			(!batch->checked ||
+			 batch->identity != rel->rd_rel->relreplident ||
+			 batch->identity_index != identity_index(rel)))
 			check_source(batch, rel);
 	}
 	return entry->batches;

@@ -50,7 +50,9 @@ typedef struct Batch
 	BatchTransaction current;
 	bool		skip_current;
 	bool		open_current;
-	bool		checked;		/* source looked at in this transaction */
+	bool		checked;		/* source looked at in this transaction, */
+	char		identity;		/* when it had this replica identity */
+	Oid			identity_index;
 	bool		full_old_rows;	/* old rows carry every column */
 	bool		identity_covers_needed; /* old rows carry what is needed */
 } Batch;
