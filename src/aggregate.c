@@ -322,11 +322,12 @@ ib_aggregate_add(PipelineQuery *pq, Aggref *aggref)
 		return;
 
 	function = get_func_name(aggref->aggfnoid);
-	if (aggref->aggdistinct || aggref->aggorder || aggref->aggdirectargs)
+	if (aggref->aggdistinct ||
+		(aggref->aggorder && !AGGKIND_IS_ORDERED_SET(aggref->aggkind)))
 		refuse_aggregate(aggref, "DISTINCT and ORDER BY inside aggregates are not supported yet.",
 						 "Leave DISTINCT and ORDER BY out of the aggregate.");
 	if (get_func_namespace(aggref->aggfnoid) != PG_CATALOG_NAMESPACE ||
-		list_length(aggref->args) > 1)
+		list_length(aggref->args) > 1 || AGGKIND_IS_ORDERED_SET(aggref->aggkind))
 		function = "";
 	if (aggref->args != NIL)
 		arg = ((TargetEntry *) linitial(aggref->args))->expr;

@@ -54,7 +54,9 @@ typedef struct Batch
 	struct StreamPart *part;	/* where rows go while it is streamed */
 	bool		skip;			/* not wanted */
 	bool		touched;		/* has changes of the source */
-	bool		checked;		/* source has been looked at */
+	bool		checked;		/* source has been looked at, */
+	char		identity;		/* when it had this replica identity */
+	Oid			identity_index;
 	bool		full_old_rows;	/* old rows carry every column */
 	bool		old_rows_suffice;	/* old rows carry what is needed */
 	Datum	   *row_values;		/* the row being put */

@@ -427,10 +427,17 @@ mark_lost(Batch *batch, const char *reason)
 	batch->skip = true;
 }
 
+static Oid
+identity_index(Relation rel)
+{
+	return rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL ?
+		InvalidOid : RelationGetReplicaIndex(rel);
+}
+
 /*
- * At the first change of a transaction or chunk: is the source still what the
- * batch was made for, and what will its old rows tell?  The relation is that
- * of the time of the change.
+ * At the first change of a transaction or chunk, and when the replica identity
+ * changes within it: is the source still what the batch was made for, and what
+ * will its old rows tell?  The relation is that of the time of the change.
  */
 static void
 check_source(Batch *batch, Relation rel)
@@ -439,6 +446,8 @@ check_source(Batch *batch, Relation rel)
 	Bitmapset  *identity;
 
 	batch->checked = true;
+	batch->identity = rel->rd_rel->relreplident;
+	batch->identity_index = identity_index(rel);
 	batch->touched = true;
 	for (int i = 0; i < batch->nneeded; i++)
 	{
@@ -455,8 +464,7 @@ check_source(Batch *batch, Relation rel)
 		}
 	}
 
-	batch->full_old_rows =
-		rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL;
+	batch->full_old_rows = batch->identity == REPLICA_IDENTITY_FULL;
 	batch->old_rows_suffice = true;
 	if (batch->full_old_rows)
 		return;
@@ -522,7 +530,9 @@ batches_of(Relation rel)
 			continue;
 		if (open_stream != NULL && batch->part == NULL)
 			(void) current_run(batch, false);
-		if (!batch->checked)
+		if (!batch->checked ||
+			batch->identity != rel->rd_rel->relreplident ||
+			batch->identity_index != identity_index(rel))
 			check_source(batch, rel);
 	}
 	return last_listeners->batches;

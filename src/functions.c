@@ -17,6 +17,7 @@
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "commands/extension.h"
@@ -26,6 +27,8 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "parser/analyze.h"
+#include "parser/parse_relation.h"
 #include "parser/parser.h"
 #include "pgstat.h"
 #include "storage/latch.h"
@@ -190,18 +193,47 @@ parse_query(const char *query)
 	return raw;
 }
 
+/* An error's position is one in the query, not in the call. */
+static void
+locate_error(void *query)
+{
+	(void) function_parse_error_transpose(query);
+}
+
+/* Only the session that made a temporary table can read it. */
+static void
+refuse_temporary_tables(RawStmt *raw, const char *query)
+{
+	if (isQueryUsingTempRelation(parse_analyze_fixedparams(copyObject(raw), query,
+														   NULL, 0, NULL)))
+		ereport(ERROR,
+				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				errmsg("a pipeline's query cannot read temporary tables"),
+				errdetail("The worker, which folds changes in, is another session."),
+				errhint("Use ordinary tables."));
+}
+
 /* Store the query as a view: names are resolved, dependencies recorded. */
 static Oid
 create_definition(RangeVar *name, const char *query)
 {
-	RawStmt    *raw = parse_query(query);
+	ErrorContextCallback locate = {
+		.previous = error_context_stack,
+		.callback = locate_error,
+		.arg = unconstify(char *, query),
+	};
+	RawStmt    *raw;
 	ViewStmt   *stmt = makeNode(ViewStmt);
 	ObjectAddress address;
 
+	error_context_stack = &locate;
+	raw = parse_query(query);
+	refuse_temporary_tables(raw, query);
 	stmt->view = name;
 	stmt->query = raw->stmt;
 	stmt->withCheckOption = NO_CHECK_OPTION;
 	address = DefineView(stmt, query, raw->stmt_location, raw->stmt_len);
+	error_context_stack = locate.previous;
 	CommandCounterIncrement();
 	return address.objectId;
 }
@@ -411,6 +443,12 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 				errcode(ERRCODE_DUPLICATE_TABLE),
 				errmsg("relation \"%s\" already exists", rv->relname),
 				errhint("Choose another name for the pipeline, or drop the relation."));
+	if (isAnyTempNamespace(get_namespace_oid(schema, false)))
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+				errmsg("a pipeline cannot be temporary"),
+				errdetail("The worker, which folds changes in, is another session."),
+				errhint("Create it in an ordinary schema."));
 	rv->schemaname = schema;
 
 	definition_name = sibling_name(schema, rv->relname, "batch");

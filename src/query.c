@@ -225,10 +225,12 @@ refuse_unsupported_clauses(Query *query)
 			   "They are not supported yet.",
 			   "Unnest in the query on the pipeline's relation.");
 	if (query->groupClause == NIL)
-		refuse("no GROUP BY",
-			   query->hasAggs ? "A pipeline without groups is not supported yet."
-			   : "A pipeline keeps aggregates up to date; this query has none.",
-			   "Group by a window of time, for example date_trunc('hour', …).");
+		ereport(ERROR,
+				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				errmsg("a pipeline's query must have GROUP BY"),
+				errdetail(query->hasAggs ? "A pipeline without groups is not supported yet."
+						  : "A pipeline keeps aggregates up to date; this query has none."),
+				errhint("Group by a window of time, for example date_trunc('hour', …)."));
 	if (query->constraintDeps)
 		refuse("columns that are neither grouped nor aggregated",
 			   "They are accepted in a query because the primary key is grouped, but a pipeline needs every key of the result.",
@@ -247,8 +249,11 @@ find_source(Query *query)
 	Node	   *node;
 
 	if (query->jointree->fromlist == NIL)
-		refuse("no FROM", "A pipeline follows the changes of a source table.",
-			   "Name the source table first in FROM.");
+		ereport(ERROR,
+				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				errmsg("a pipeline's query must have FROM"),
+				errdetail("A pipeline follows the changes of a source table."),
+				errhint("Name the source table first in FROM."));
 	node = linitial(query->jointree->fromlist);
 	while (IsA(node, JoinExpr))
 	{
@@ -288,13 +293,13 @@ check_source(PipelineQuery *pq)
 				errmsg("\"%s\" cannot be the source of a pipeline",
 					   RelationGetRelationName(rel)),
 				errdetail("Other tables inherit from it; the query reads them, but their changes carry their own names."),
-				errhint("Write FROM ONLY is not enough: use a table without children."));
+				errhint("Use a table without children; FROM ONLY does not help."));
 	if (!RelationIsPermanent(rel))
 		ereport(ERROR,
 				errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				errmsg("\"%s\" cannot be the source of a pipeline",
 					   RelationGetRelationName(rel)),
-				errdetail("Changes of temporary and unlogged tables are not written to the WAL."),
+				errdetail("Changes of unlogged tables are not written to the WAL."),
 				errhint("Use ALTER TABLE %s SET LOGGED.",
 						ib_query_relation_name(rte->relid)));
 	if (IsSystemRelation(rel) || get_rel_namespace(rte->relid) == get_namespace_oid(IB_SCHEMA, true))
@@ -312,6 +317,16 @@ check_source(PipelineQuery *pq)
 				errdetail("Changes are decoded without policies, so the aggregate would count rows that you may not see."),
 				errhint("Create the pipeline as the table's owner or a role with BYPASSRLS."));
 	table_close(rel, NoLock);
+}
+
+/* (VALUES ...) in FROM, which the parser wraps in a subquery */
+static bool
+is_values_list(const RangeTblEntry *rte)
+{
+	return rte->rtekind == RTE_SUBQUERY && !rte->lateral &&
+		!rte->subquery->hasSubLinks &&
+		list_length(rte->subquery->rtable) == 1 &&
+		linitial_node(RangeTblEntry, rte->subquery->rtable)->rtekind == RTE_VALUES;
 }
 
 static void
@@ -333,7 +348,7 @@ check_lookups(PipelineQuery *pq)
 				   "Join other tables as lookups only.");
 		if (rte->tablesample)
 			refuse("TABLESAMPLE", "Its rows differ at each run.", "Leave it out.");
-		if (rte->rtekind != RTE_RELATION && rte->rtekind != RTE_VALUES)
+		if (rte->rtekind != RTE_RELATION && !is_values_list(rte))
 			refuse("subqueries or functions in FROM",
 				   "They are not supported yet.",
 				   "Join the tables directly, or make the subquery a view and join that.");

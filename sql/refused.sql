@@ -1,0 +1,363 @@
+--
+-- What is refused, with which SQLSTATE, reason and way out
+--
+CREATE SCHEMA refused;
+SET search_path = refused;
+CREATE TABLE t (id int PRIMARY KEY, ts timestamptz, k int, v numeric, x xid);
+ALTER TABLE t REPLICA IDENTITY FULL;
+CREATE TABLE l (k int PRIMARY KEY, name text);
+
+-- Not one SELECT
+SELECT incbatch.create_pipeline('p', '');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'nonsense');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'INSERT INTO t VALUES (1)');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k; SELECT 1');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) INTO n FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'VALUES (1)');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'TABLE t');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k FOR UPDATE');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t WHERE id = $1 GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM absent GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t JOIN l ON t.k = l.k GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*), count(*) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+
+-- Clauses
+SELECT incbatch.create_pipeline('p', 'SELECT k, row_number() OVER (ORDER BY k) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k UNION ALL SELECT k, count(*) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'WITH w AS (SELECT 1) SELECT k, count(*) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t WHERE k IN (SELECT k FROM l) GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, sum(v) / (SELECT sum(v) FROM t) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY ROLLUP (k)');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*), grouping(k) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT DISTINCT k, count(*) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k LIMIT 1');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k OFFSET 1');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, generate_series(1, 2), count(*) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT count(*) FROM t');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k FROM t');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT id, k, count(*) FROM t GROUP BY id');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT x, count(*) FROM t GROUP BY x');
+\echo :LAST_ERROR_SQLSTATE
+
+-- Functions whose result depends on when they are called
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t WHERE ts > now() - interval ''1 day'' GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t WHERE ts > CURRENT_DATE GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t WHERE v < random() GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t WHERE age(ts) > ''1 day'' GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k HAVING max(ts) > now()');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, sum(v) + random() FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FILTER (WHERE ts > clock_timestamp()) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t JOIN l ON t.k = l.k AND current_setting(''a.b'') = ''c'' GROUP BY 1');
+\echo :LAST_ERROR_SQLSTATE
+CREATE FUNCTION f(int) RETURNS int LANGUAGE sql STABLE RETURN $1;
+SELECT incbatch.create_pipeline('p', 'SELECT f(k), count(*) FROM t GROUP BY 1');
+\echo :LAST_ERROR_SQLSTATE
+
+-- Source and joins
+SELECT incbatch.create_pipeline('p', 'SELECT 1, count(*) GROUP BY 1');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT a.k, count(*) FROM t a JOIN t b ON a.k = b.id GROUP BY a.k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t RIGHT JOIN l ON t.k = l.k GROUP BY t.k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t FULL JOIN l ON t.k = l.k GROUP BY t.k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM (SELECT * FROM t) s GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t JOIN (SELECT k FROM l) s ON t.k = s.k GROUP BY t.k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t JOIN LATERAL (VALUES (t.k)) v(a) ON true GROUP BY t.k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t, generate_series(1, t.k) g GROUP BY t.k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT g, count(*) FROM generate_series(1, 3) g GROUP BY g');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t TABLESAMPLE SYSTEM (10) GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t JOIN l TABLESAMPLE SYSTEM (10) ON t.k = l.k GROUP BY t.k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT l, count(*) FROM l GROUP BY l');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(t) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT tableoid, count(*) FROM t GROUP BY 1');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, max(ctid) FROM t GROUP BY 1');
+\echo :LAST_ERROR_SQLSTATE
+
+-- Sources whose changes are not told
+CREATE UNLOGGED TABLE unlogged (k int);
+CREATE TEMP TABLE temporary (k int);
+CREATE TEMP VIEW temporary_view AS TABLE temporary;
+CREATE VIEW v AS SELECT * FROM t;
+CREATE MATERIALIZED VIEW m AS SELECT * FROM t;
+CREATE TABLE partitioned (k int) PARTITION BY LIST (k);
+CREATE TABLE parent (k int);
+CREATE TABLE child () INHERITS (parent);
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM unlogged GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM temporary GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t JOIN temporary_view USING (k) GROUP BY 1');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM v GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM m GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM partitioned GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM parent GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT relkind, count(*) FROM pg_class GROUP BY 1');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT state, count(*) FROM incbatch.path GROUP BY 1');
+\echo :LAST_ERROR_SQLSTATE
+
+-- Replica identity: UPDATE and DELETE must come with the old values
+CREATE TABLE keyed (id int PRIMARY KEY, k int NOT NULL, v int);
+CREATE TABLE bare (k int);
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM keyed GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM bare GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+ALTER TABLE bare REPLICA IDENTITY NOTHING;
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM bare GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+
+-- Aggregates
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(DISTINCT v) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, string_agg(id::text, '','' ORDER BY id) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, array_agg(id) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, stddev(v) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, bool_and(v > 0) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, percentile_cont(0.5) WITHIN GROUP (ORDER BY v) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+CREATE AGGREGATE sum(text) (SFUNC = textcat, STYPE = text);
+SELECT incbatch.create_pipeline('p', 'SELECT k, sum(id::text) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+
+-- Arguments
+SELECT incbatch.create_pipeline(NULL, 'SELECT 1');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', NULL);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', trigger_interval => NULL);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', append_only => NULL);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', initialize => NULL);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', if_not_exists => NULL);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', track_lookups => NULL);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', late_policy => NULL);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', on_error => NULL);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', on_lost => NULL);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', trigger_interval => '-1 second');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', trigger_interval => '1 month');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', trigger_interval => '1 year');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', trigger_interval => '367 days');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', trigger_interval => '9000 hours');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', trigger_interval => '1 day -25 hours');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', event_time => 'absent');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', event_time => 'v');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', event_time => 'ctid');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', lateness => '1 hour');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', late_policy => 'drop');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', late_policy => 'nonsense');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', track_lookups => true);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', retention => '1 year');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', on_error => 'divert');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', on_lost => 'rebuild');
+\echo :LAST_ERROR_SQLSTATE
+
+-- Names
+SELECT incbatch.create_pipeline('', 'SELECT k, count(*) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('a.b.c', 'SELECT k, count(*) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('absent.p', 'SELECT k, count(*) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('t', 'SELECT k, count(*) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('pg_temp.p', 'SELECT k, count(*) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k');
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('t', 'SELECT k, count(*) FROM t GROUP BY k', if_not_exists => true);
+\echo :LAST_ERROR_SQLSTATE
+
+-- What is there and what can be changed
+SELECT incbatch.drop_pipeline('absent');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.pause_pipeline('absent');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.resume_pipeline('absent');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.rebuild_pipeline('absent');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.alter_pipeline('absent', '1 hour');
+\echo :LAST_ERROR_SQLSTATE
+CALL incbatch.refresh_pipeline('absent');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.wait_for('absent');
+\echo :LAST_ERROR_SQLSTATE
+SELECT * FROM incbatch.verify_pipeline('absent');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.drop_pipeline('t', if_exists => true);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.drop_pipeline(NULL);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.pause_pipeline(NULL);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.resume_pipeline(NULL);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.rebuild_pipeline(NULL);
+\echo :LAST_ERROR_SQLSTATE
+CALL incbatch.refresh_pipeline(NULL);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.wait_for('p', NULL);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.wait_for('p', timeout => NULL);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.alter_pipeline('p', '-1 s');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.alter_pipeline('p', lateness => '1 hour');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.alter_pipeline('p', late_policy => 'drop');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.alter_pipeline('p', retention => '1 year');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.on_drop();
+\echo :LAST_ERROR_SQLSTATE
+BEGIN;
+INSERT INTO t VALUES (1);
+CALL incbatch.refresh_pipeline('p');
+\echo :LAST_ERROR_SQLSTATE
+ROLLBACK;
+
+-- What the pipeline needs is kept.
+ALTER TABLE t DROP COLUMN k;
+\echo :LAST_ERROR_SQLSTATE
+ALTER TABLE t ALTER COLUMN k TYPE bigint;
+\echo :LAST_ERROR_SQLSTATE
+DROP TABLE t;
+\echo :LAST_ERROR_SQLSTATE
+INSERT INTO p VALUES (1, 1);
+\echo :LAST_ERROR_SQLSTATE
+
+-- Other people's pipelines and tables
+CREATE ROLE regress_incbatch_reader;
+CREATE ROLE regress_incbatch_maker;
+GRANT USAGE ON SCHEMA refused TO regress_incbatch_reader, regress_incbatch_maker;
+GRANT CREATE ON SCHEMA refused TO regress_incbatch_maker;
+SET ROLE regress_incbatch_reader;
+SELECT incbatch.drop_pipeline('p');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.pause_pipeline('p');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.resume_pipeline('p');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.rebuild_pipeline('p');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.alter_pipeline('p', '1 hour');
+\echo :LAST_ERROR_SQLSTATE
+CALL incbatch.refresh_pipeline('p');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.wait_for('p');
+\echo :LAST_ERROR_SQLSTATE
+SELECT * FROM incbatch.verify_pipeline('p');
+\echo :LAST_ERROR_SQLSTATE
+SELECT * FROM p;
+\echo :LAST_ERROR_SQLSTATE
+SELECT * FROM p_state;
+\echo :LAST_ERROR_SQLSTATE
+UPDATE incbatch.pipeline SET paused = true;
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('mine', 'SELECT k, count(*) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SET ROLE regress_incbatch_maker;
+SELECT incbatch.create_pipeline('mine', 'SELECT k, count(*) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+RESET ROLE;
+GRANT SELECT ON t TO regress_incbatch_maker;
+SET ROLE regress_incbatch_maker;
+SELECT incbatch.create_pipeline('mine', 'SELECT l.name, count(*) FROM t JOIN l ON l.k = t.k GROUP BY 1');
+\echo :LAST_ERROR_SQLSTATE
+RESET ROLE;
+ALTER TABLE t ENABLE ROW LEVEL SECURITY;
+SET ROLE regress_incbatch_maker;
+SELECT incbatch.create_pipeline('mine', 'SELECT k, count(*) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+RESET ROLE;
+ALTER TABLE t DISABLE ROW LEVEL SECURITY;
+SET ROLE regress_incbatch_maker;
+SELECT incbatch.create_pipeline('mine', 'SELECT k, count(*) FROM t GROUP BY k');
+RESET ROLE;
+
+-- Nothing of all this was left behind.
+SELECT pipeline FROM incbatch.pipelines ORDER BY 1;
+SELECT relname FROM pg_class WHERE relnamespace = 'refused'::regnamespace AND relname ~ '^p|mine' ORDER BY 1;
+SELECT incbatch.drop_pipeline('p');
+SELECT incbatch.drop_pipeline('mine');
+SET client_min_messages = warning;
+DROP SCHEMA refused CASCADE;
+DROP ROLE regress_incbatch_reader, regress_incbatch_maker;

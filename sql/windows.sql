@@ -1,0 +1,123 @@
+--
+-- Windows of time: date_trunc and date_bin over timestamp, timestamptz and
+-- date.  They mean what they meant where the pipeline was created, whatever
+-- the time zone of the worker and of the reader.
+--
+CREATE SCHEMA windows;
+SET search_path = windows, public;
+CREATE TABLE events (id int PRIMARY KEY, ts timestamp, tstz timestamptz, d date, v int);
+ALTER TABLE events REPLICA IDENTITY FULL;
+
+-- Both days of 2024 on which New York changes its clocks, each half hour
+INSERT INTO events
+SELECT row_number() OVER (), t AT TIME ZONE 'UTC', t, (t AT TIME ZONE 'UTC')::date, 1
+FROM (SELECT generate_series(timestamptz '2024-03-09 22:00-05', '2024-03-11 03:00-04', '30 min') AS t
+      UNION ALL
+      SELECT generate_series(timestamptz '2024-11-02 22:00-04', '2024-11-04 03:00-05', '30 min')) e;
+
+SET TimeZone = 'America/New_York';
+SELECT incbatch.create_pipeline('by_day', $$
+	SELECT date_trunc('day', tstz) AS day, count(*), sum(v), min(tstz) AS first, max(tstz) AS last
+	FROM events GROUP BY 1
+$$);
+SELECT incbatch.create_pipeline('by_hour', $$
+	SELECT date_trunc('hour', tstz) AS hour, count(*), sum(v) FROM events GROUP BY 1
+$$);
+SELECT incbatch.create_pipeline('by_day_of_berlin', $$
+	SELECT date_trunc('day', tstz, 'Europe/Berlin') AS day, count(*), sum(v) FROM events GROUP BY 1
+$$);
+SELECT incbatch.create_pipeline('by_bin', $$
+	SELECT date_bin('6 hours', tstz, '2024-01-01 01:00') AS bin, count(*), sum(v) FROM events GROUP BY 1
+$$);
+SELECT incbatch.create_pipeline('by_local', $$
+	SELECT tstz::date AS day, extract(hour FROM tstz) AS hour, to_char(tstz, 'Dy TZ') AS zone, count(*)
+	FROM events GROUP BY 1, 2, 3
+$$);
+SELECT incbatch.create_pipeline('by_text', $$
+	SELECT left(tstz::text, 13) AS hour, count(*) FROM events WHERE tstz::timestamp > '2024-03-10' GROUP BY 1
+$$);
+SELECT incbatch.create_pipeline('by_day_without_zone', $$
+	SELECT date_trunc('day', ts) AS day, date_bin('12 hours', ts, '2024-01-01') AS half, count(*), sum(v)
+	FROM events GROUP BY 1, 2
+$$);
+SELECT incbatch.create_pipeline('by_month', $$
+	SELECT date_trunc('month', d) AS month, date_trunc('week', d)::date AS week, count(*) FROM events GROUP BY 1, 2
+$$);
+
+-- What the event time is
+SELECT pipeline, event_time FROM incbatch.pipelines ORDER BY 1;
+SELECT incbatch.create_pipeline('given', 'SELECT v, count(*) FROM events GROUP BY v', event_time => 'ts');
+SELECT event_time FROM incbatch.pipelines WHERE pipeline = 'given';
+
+-- 23 and 25 hours
+CALL exact('by_day');
+SELECT day, count, first, last FROM by_day ORDER BY 1;
+SELECT * FROM by_hour WHERE hour BETWEEN '2024-11-03 00:00-04' AND '2024-11-03 02:00-05' ORDER BY 1;
+SELECT * FROM by_local WHERE day = '2024-11-03' AND hour BETWEEN 0 AND 2 ORDER BY 1, 2, 3;
+
+-- A writer and a reader in another zone
+SET TimeZone = 'UTC';
+INSERT INTO events VALUES
+	(1000, '2024-03-10 06:59', '2024-03-10 06:59Z', '2024-03-10', 10),
+	(1001, '2024-03-10 07:00', '2024-03-10 07:00Z', '2024-03-10', 10),
+	(1002, '2024-11-03 05:30', '2024-11-03 05:30Z', '2024-11-03', 10),
+	(1003, '2024-11-03 06:30', '2024-11-03 06:30Z', '2024-11-03', 10);
+UPDATE events SET v = 5 WHERE id % 7 = 0;
+DELETE FROM events WHERE id % 11 = 0;
+SELECT DISTINCT v FROM incbatch.pipelines p, incbatch.verify_pipeline(p.pipeline) v;
+SELECT day, count, first, last FROM by_day ORDER BY 1;
+SELECT * FROM by_local WHERE day = '2024-11-03' AND hour BETWEEN 0 AND 2 ORDER BY 1, 2, 3;
+SELECT * FROM by_text WHERE hour LIKE '%2024-11-03 0_' OR hour LIKE 'Sun Nov 03 0_' ORDER BY 1;
+
+-- Seen from where they were created, they equal the batch query to the letter.
+SET TimeZone = 'America/New_York';
+CALL exact('by_day');
+CALL exact('by_hour');
+CALL exact('by_day_of_berlin');
+CALL exact('by_bin');
+CALL exact('by_local');
+CALL exact('by_text');
+CALL exact('by_day_without_zone');
+CALL exact('by_month');
+
+-- The extreme of a day is evaluated again in the pipeline's zone.
+SET TimeZone = 'Asia/Kolkata';
+DELETE FROM events WHERE tstz = (SELECT max(tstz) FROM events WHERE tstz < '2024-03-11 00:00-04');
+DELETE FROM events WHERE tstz = (SELECT min(tstz) FROM events WHERE tstz >= '2024-11-03 00:00-04');
+CALL incbatch.refresh_pipeline('by_day');
+SET TimeZone = 'America/New_York';
+CALL exact('by_day');
+
+-- Times at the ends of the calendar
+INSERT INTO events VALUES
+	(2000, 'infinity', 'infinity', 'infinity', 1), (2001, '-infinity', '-infinity', '-infinity', 1),
+	(2002, '4713-01-01 BC', '4713-01-02 BC', '4713-01-01 BC', 1),
+	(2003, '294276-12-31', '294276-12-30', '294276-12-31', 1),
+	(2004, NULL, NULL, NULL, 1);
+CALL exact('by_day');
+CALL exact('by_hour');
+CALL exact('by_day_without_zone');
+CALL exact('by_month');
+CALL exact('by_bin');
+DELETE FROM events WHERE id >= 2000;
+CALL exact('by_day');
+CALL exact('by_bin');
+
+-- DateStyle and IntervalStyle are stored, too.
+SET DateStyle = 'German, DMY';
+SET IntervalStyle = 'postgres_verbose';
+SELECT incbatch.create_pipeline('by_spelling', $$
+	SELECT d::text AS day, (v * interval '1 day')::text AS age, count(*) FROM events
+	WHERE tstz >= '09.03.2024'::text::timestamptz GROUP BY 1, 2
+$$);
+SET DateStyle = 'ISO, MDY';
+SET IntervalStyle = 'iso_8601';
+CALL incbatch.refresh_pipeline('by_spelling');
+INSERT INTO events VALUES (3000, NULL, '2024-03-10', '2024-03-09', 8);
+CALL incbatch.refresh_pipeline('by_spelling');
+SELECT * FROM by_spelling WHERE day LIKE '09%' ORDER BY 1, 2;
+SELECT * FROM incbatch.verify_pipeline('by_spelling');
+
+SELECT count(incbatch.drop_pipeline(pipeline)) FROM incbatch.pipelines;
+SET client_min_messages = warning;
+DROP SCHEMA windows CASCADE;
