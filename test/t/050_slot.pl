@@ -137,8 +137,8 @@ is( $node->safe_psql('postgres',
 		q{SELECT count(*) FROM incbatch.pipelines WHERE state = 'running'}),
 	scalar @others,
 	'the others are running');
-ok( $node->poll_query_until(
-		'postgres', qq{
+ok( until_true(
+		$look, qq{
 CHECKPOINT;
 SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) < 80 * 1024 * 1024
   FROM pg_replication_slots WHERE slot_name = '$slot'}),
