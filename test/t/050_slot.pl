@@ -137,12 +137,14 @@ is( $node->safe_psql('postgres',
 		q{SELECT count(*) FROM incbatch.pipelines WHERE state = 'running'}),
 	scalar @others,
 	'the others are running');
+my $look = session($node, 'postgres');
 ok( until_true(
 		$look, qq{
 CHECKPOINT;
 SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) < 80 * 1024 * 1024
   FROM pg_replication_slots WHERE slot_name = '$slot'}),
 	'the slot holds no more than the limit and a segment');
+end_session($look);
 $node->safe_psql('postgres', q{SELECT incbatch.rebuild_pipeline('shop.extremes')});
 are_exact($node, 'postgres', \@all, 'rebuilt after the pause');
 
