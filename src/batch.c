@@ -481,7 +481,8 @@ static List *
 batches_of(Relation rel)
 {
 	Oid			relid = RelationGetRelid(rel);
-	Listeners  *entry = hash_search(listeners, &relid, HASH_FIND, NULL);
+	Listeners  *entry = listeners == NULL ? NULL :
+		hash_search(listeners, &relid, HASH_FIND, NULL);
 	ListCell   *lc;
 
 	rows_decoded++;
