@@ -204,6 +204,7 @@ ib_path_backfill(IbPath *path)
 	ib_batch_finish(path->batch, &held);
 
 	path->row->state = PATH_RUNNING;
+	path->confirmable = path->stored_lsn;	/* should this be lost, it starts anew */
 	path->ran_at = ib_monotonic_usecs();
 	pg_atomic_write_u64(&path->shared->backfill_started_at, 0);
 	ib_path_publish(path, frontier.lsn, frontier.decoded_lsn, frontier.as_of);

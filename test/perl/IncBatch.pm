@@ -59,7 +59,7 @@ our @EXPORT = qw(
   create_pipelines wait_for_state differences are_exact frontiers
   worker_pid launcher_pid wait_for_worker worker_is_gone slot_name slot_count
   kill_process
-  session ask send_sql until_true until_clock hang_commit release_commit
+  session end_session ask send_sql until_true until_clock hang_commit release_commit
   start_pgbench pgbench_is_running finish_pgbench stop_pgbench
   orders_load bank_load bank_reader
   timed fails_like
@@ -402,6 +402,18 @@ sub session
 
 	$session->set_query_timer_restart;
 	return $session;
+}
+
+# End sessions, also those whose server has crashed or that were idle for longer
+# than a query may take.
+sub end_session
+{
+	foreach my $session (grep { defined } @_)
+	{
+		$session->{timeout}->start;
+		eval { $session->quit };
+	}
+	return;
 }
 
 # Run SQL in a session and return its output; dies when the last statement

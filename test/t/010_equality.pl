@@ -206,6 +206,6 @@ is( $node->safe_psql(
 	0,
 	'verify_pipeline finds nothing after the rebuild');
 
-$_->quit foreach $committed, $rolledback, $look;
+end_session($committed, $rolledback, $look);
 $node->stop;
 done_testing();

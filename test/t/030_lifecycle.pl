@@ -68,7 +68,7 @@ subtest 'create_pipeline waits for nobody' => sub {
 	cmp_ok($seconds, '<', 1, 'a second pipeline is created beside an open transaction');
 	ask($open, 'COMMIT');
 	are_exact($node, 'postgres', [ $name, $other ], 'when that has committed');
-	$open->quit;
+	end_session($open);
 };
 
 subtest 'a worker for each database that has pipelines' => sub {
@@ -160,7 +160,7 @@ subtest 'a DROP DATABASE that fails' => sub {
 	my $user = session($node, 'kept');
 	fails_like($node, 'postgres', 'DROP DATABASE kept',
 		qr/being accessed by other users/, 'a database in use');
-	$user->quit;
+	end_session($user);
 	add_order('kept');
 	are_exact($node, 'kept', [$name], 'its pipeline goes on');
 };

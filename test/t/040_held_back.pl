@@ -88,7 +88,7 @@ foreach my $hanging (@hanging)
 	release_commit($node, $session, $pid);
 	are_exact($node, 'postgres', \@peaks, "$what released");
 	is(largest(), $after, "$what released: the largest");
-	$session->quit;
+	end_session($session);
 }
 
 # Two at once, released in the other order than they were written in.
@@ -109,7 +109,7 @@ foreach my $hanging (@hanging)
 	disturb(603);
 	are_exact($node, 'postgres', \@peaks, 'both released');
 	is(largest(), 2000, 'both released: the largest');
-	$_->quit foreach $first, $second;
+	end_session($first, $second);
 }
 
 # A pipeline created meanwhile must not count it twice, nor miss it.
@@ -128,7 +128,7 @@ foreach my $hanging (@hanging)
 	release_commit($node, $session, $pid);
 	are_exact($node, 'postgres', \@peaks, 'created while one hung, released');
 	is(largest(), 1500, 'created while one hung: the largest');
-	$session->quit;
+	end_session($session);
 }
 
 # COMMIT PREPARED hangs as well, and the transaction is not the process's own.
@@ -150,7 +150,7 @@ SET synchronous_commit = on},
 	release_commit($node, $session, $pid);
 	are_exact($node, 'postgres', \@peaks, 'COMMIT PREPARED released');
 	is(largest(), 1200, 'COMMIT PREPARED released: the largest');
-	$session->quit;
+	end_session($session);
 }
 
 # A crash releases too: the commit record is there, so recovery shows it.
@@ -162,7 +162,7 @@ SET synchronous_commit = on},
 	are_exact($node, 'postgres', \@peaks, 'before the crash');
 	is(largest(), 1200, 'before the crash: the largest');
 	$node->stop('immediate');
-	eval { $session->quit };
+	end_session($session);
 	$node->start;
 	are_exact($node, 'postgres', \@peaks, 'after the crash');
 	is(largest(), 901, 'after the crash: the largest');
@@ -181,7 +181,7 @@ SET synchronous_commit = on},
 	ask($session, 'SELECT 1');
 	are_exact($node, 'postgres', \@peaks, 'after the standby is given up');
 	is(largest(), 1001, 'after the standby is given up: the largest');
-	$session->quit;
+	end_session($session);
 }
 
 # ---------------------------------------------------------------------------

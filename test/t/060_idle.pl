@@ -47,8 +47,8 @@ $node->safe_psql(
 	'CREATE TABLE busy (i int); ' . join '',
 	map { "INSERT INTO busy SELECT generate_series(1, 1000); SELECT pg_switch_wal(); " } 1 .. 6);
 my $slot = slot_name($node, 'postgres');
-ok( $node->poll_query_until(
-		'postgres', qq{
+ok( until_true(
+		$look, qq{
 CHECKPOINT;
 SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) < 32 * 1024 * 1024
   FROM pg_replication_slots WHERE slot_name = '$slot'}),
@@ -88,7 +88,7 @@ SELECT count(*),
 }
 are_exact($node, 'postgres', [ @shop_pipelines, 'shop.pulse' ], 'in the end');
 
-$_->quit foreach $open, $look;
+end_session($open, $look);
 $node->stop;
 done_testing();
 
