@@ -249,12 +249,13 @@ COMMENT ON FUNCTION incbatch.is_at_home(oid, bigint) IS 'Whether this is the dat
 -- before a worker has looked at it.
 CREATE VIEW incbatch.path_state AS
 SELECT a.id AS path,
-       CASE WHEN p.paused THEN 'paused'
-            WHEN f.path IS NOT NULL AND NOT EXISTS (
+       CASE WHEN a.state = 'needs_rebuild'
+              OR f.path IS NOT NULL AND NOT EXISTS (
                 SELECT FROM incbatch.slot s
                 WHERE incbatch.is_at_home(s.database, s.system_identifier))
                 AND a.state NOT IN ('initializing', 'backfilling')
             THEN 'needs_rebuild'
+            WHEN p.paused THEN 'paused'
             ELSE a.state END AS state,
        a.state_since
 FROM incbatch.path a

@@ -742,11 +742,6 @@ ib_running_paths(int32 pipeline)
 		char	   *error = SPI_getvalue(tuple, desc, 4);
 		MemoryContext spi;
 
-		if (strcmp(SPI_getvalue(tuple, desc, 2), "t") == 0)
-			ereport(ERROR,
-					errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					errmsg("pipeline \"%s\" is paused", SPI_getvalue(tuple, desc, 5)),
-					errhint("Run incbatch.resume_pipeline first."));
 		if (strcmp(state, ib_path_state_name(PATH_FAILED)) == 0 ||
 			strcmp(state, ib_path_state_name(PATH_NEEDS_REBUILD)) == 0)
 			ereport(ERROR,
@@ -757,6 +752,11 @@ ib_running_paths(int32 pipeline)
 					errhint("%s", strcmp(state, "failed") == 0 ?
 							"When the cause is gone, run incbatch.resume_pipeline." :
 							"Run incbatch.rebuild_pipeline."));
+		if (strcmp(SPI_getvalue(tuple, desc, 2), "t") == 0)
+			ereport(ERROR,
+					errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					errmsg("pipeline \"%s\" is paused", SPI_getvalue(tuple, desc, 5)),
+					errhint("Run incbatch.resume_pipeline first."));
 		spi = MemoryContextSwitchTo(caller);
 		result = lappend_int(result, atoi(SPI_getvalue(tuple, desc, 1)));
 		MemoryContextSwitchTo(spi);

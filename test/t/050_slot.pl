@@ -141,7 +141,12 @@ SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) < 80 * 1024 * 1024
   FROM pg_replication_slots WHERE slot_name = '$slot'}),
 	'the slot holds no more than the limit and a segment');
 end_session($look);
+fails_like($node, 'postgres', q{CALL incbatch.refresh_pipeline('shop.extremes')},
+	qr/needs_rebuild/, 'refresh_pipeline of a paused one that gave up');
 $node->safe_psql('postgres', q{SELECT incbatch.rebuild_pipeline('shop.extremes')});
+wait_for_state($node, 'postgres', 'shop.extremes', 'paused');
+pass('rebuild_pipeline does not end the pause');
+$node->safe_psql('postgres', q{SELECT incbatch.resume_pipeline('shop.extremes')});
 are_exact($node, 'postgres', \@shop_pipelines, 'rebuilt after the pause');
 
 $node->stop;
