@@ -388,8 +388,15 @@ collect(void)
 	{
 		IbPath	   *path = lfirst(lc);
 
-		if (!collects(path->row) || path->batch != NULL)
+		if (!collects(path->row))
 			continue;
+		if (path->batch != NULL)
+		{
+			/* what changed may be that the source cannot be one any more */
+			if (path->statements == NULL || path->statements->stale)
+				start_collecting(path);
+			continue;
+		}
 		start_collecting(path);
 		if (!rewind && ((holds_wal(path->row) &&
 						 path->stored_lsn < ib_decode_position()) ||
@@ -522,12 +529,13 @@ fail_path(IbPath *path, bool fresh_statements)
 	FlushErrorState();
 	AbortOutOfAnyTransaction();
 
-	/* names that changed under prepared statements: made anew, they may do */
+	/* names that changed under statements made before: made anew, they may do */
 	stale = !fresh_statements && ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
 		ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION);
 	if (!is_transient(error->sqlerrcode) && !stale)
 	{
-		if (error->sqlerrcode == ERRCODE_DATA_CORRUPTED)
+		if (error->sqlerrcode == ERRCODE_DATA_CORRUPTED ||
+			error->sqlerrcode == ERRCODE_WRONG_OBJECT_TYPE)
 			lose_place(path, error->message);
 		else
 			change_state(path, PATH_FAILED,
