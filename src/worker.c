@@ -534,13 +534,16 @@ fail_path(IbPath *path, bool fresh_statements)
 		ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION);
 	if (!is_transient(error->sqlerrcode) && !stale)
 	{
+		char	   *reason = error->detail == NULL ? error->message :
+			psprintf("%s: %s", error->message, error->detail);
+
 		if (error->sqlerrcode == ERRCODE_DATA_CORRUPTED ||
 			error->sqlerrcode == ERRCODE_WRONG_OBJECT_TYPE)
-			lose_place(path, error->message);
+			lose_place(path, reason);
 		else
 			change_state(path, PATH_FAILED,
 						 psprintf("%s (SQLSTATE %s); when the cause is gone, run incbatch.resume_pipeline",
-								  error->message, unpack_sql_state(error->sqlerrcode)));
+								  reason, unpack_sql_state(error->sqlerrcode)));
 	}
 	proc_exit(1);
 }
