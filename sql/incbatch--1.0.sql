@@ -215,6 +215,14 @@ COMMENT ON FUNCTION incbatch.on_drop() IS
 CREATE EVENT TRIGGER incbatch_on_drop ON sql_drop EXECUTE FUNCTION incbatch.on_drop();
 COMMENT ON EVENT TRIGGER incbatch_on_drop IS 'Drops a pipeline as a whole when one of its relations is dropped.';
 
+CREATE FUNCTION incbatch.on_rewrite() RETURNS event_trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'ib_on_rewrite';
+COMMENT ON FUNCTION incbatch.on_rewrite() IS
+'Event trigger: a pipeline whose source is set UNLOGGED, or LOGGED again, needs a rebuild, for rows written in between are in no WAL.';
+
+CREATE EVENT TRIGGER incbatch_on_rewrite ON table_rewrite EXECUTE FUNCTION incbatch.on_rewrite();
+COMMENT ON EVENT TRIGGER incbatch_on_rewrite IS 'A pipeline whose source is set UNLOGGED, or LOGGED again, needs a rebuild.';
+
 -- ---------------------------------------------------------------------
 -- What shared memory knows
 -- ---------------------------------------------------------------------

@@ -120,5 +120,36 @@ CALL exact('inner_join');
 SELECT category, count FROM inner_join ORDER BY 1;
 
 SELECT incbatch.drop_pipeline('inner_join');
+
+-- ---------------------------------------------------------------------
+-- The worker reads a lookup as the pipeline's owner.  An owner who may no
+-- longer read it stops this pipeline alone, until the right is back.
+-- ---------------------------------------------------------------------
+CREATE ROLE regress_incbatch_owner;
+GRANT USAGE, CREATE ON SCHEMA lookups TO regress_incbatch_owner;
+GRANT SELECT ON sales, product TO regress_incbatch_owner;
+SELECT incbatch.create_pipeline('other', 'SELECT category, count(*) FROM sales JOIN product USING (product_id) GROUP BY 1');
+BEGIN;
+SET ROLE regress_incbatch_owner;
+SELECT incbatch.create_pipeline('owned', 'SELECT category, count(*) FROM sales JOIN product USING (product_id) GROUP BY 1');
+RESET ROLE;
+REVOKE SELECT ON product FROM regress_incbatch_owner;
+COMMIT;
+CALL incbatch.refresh_pipeline('owned');
+CALL exact('other');
+GRANT SELECT ON product TO regress_incbatch_owner;
+SELECT incbatch.resume_pipeline('owned');
+CALL exact('owned');
+SELECT pipeline, owner FROM incbatch.pipelines WHERE pipeline = 'owned';
+REVOKE SELECT ON product FROM regress_incbatch_owner;
+INSERT INTO sales VALUES (5, 2, 2, 2, 2);
+CALL incbatch.refresh_pipeline('owned');
+SELECT last_error FROM incbatch.pipelines WHERE pipeline = 'owned';
+CALL exact('other');
+GRANT SELECT ON product TO regress_incbatch_owner;
+SELECT incbatch.resume_pipeline('owned');
+CALL exact('owned');
+SELECT count(incbatch.drop_pipeline(pipeline)) FROM incbatch.pipelines;
 SET client_min_messages = warning;
 DROP SCHEMA lookups CASCADE;
+DROP ROLE regress_incbatch_owner;

@@ -288,6 +288,8 @@ SELECT incbatch.alter_pipeline('p', retention => '1 year');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.on_drop();
 \echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.on_rewrite();
+\echo :LAST_ERROR_SQLSTATE
 BEGIN;
 INSERT INTO t VALUES (1);
 CALL incbatch.refresh_pipeline('p');

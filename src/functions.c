@@ -62,6 +62,7 @@ PG_FUNCTION_INFO_V1(ib_rebuild_pipeline);
 PG_FUNCTION_INFO_V1(ib_refresh_pipeline);
 PG_FUNCTION_INFO_V1(ib_wait_for);
 PG_FUNCTION_INFO_V1(ib_on_drop);
+PG_FUNCTION_INFO_V1(ib_on_rewrite);
 
 /* While waiting for the worker, look this often whether it still can. */
 #define WAIT_CHECK_MS 200
@@ -699,6 +700,30 @@ ib_on_drop(PG_FUNCTION_ARGS)
 
 	if (!isnull)
 		drop_relations(forget_pipelines(pipelines));
+	PG_RETURN_NULL();
+}
+
+/*
+ * Event trigger on table_rewrite: what is written to a source while it is
+ * unlogged is in no WAL.  The other rewrites leave the columns that a query
+ * reads as they are, for its view depends on them.
+ */
+Datum
+ib_on_rewrite(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
+				errmsg("incbatch.on_rewrite can only be called as an event trigger"));
+
+	change_catalog("UPDATE incbatch.path a SET state = 'needs_rebuild',"
+				   " state_since = pg_catalog.clock_timestamp(), last_error ="
+				   " pg_catalog.format('table %s was set UNLOGGED or LOGGED; run incbatch.rebuild_pipeline', p.source)"
+				   " FROM incbatch.pipeline p WHERE p.id OPERATOR(pg_catalog.=) a.pipeline"
+				   " AND p.source::pg_catalog.oid OPERATOR(pg_catalog.=) pg_catalog.pg_event_trigger_table_rewrite_oid()"
+				   " AND pg_catalog.pg_event_trigger_table_rewrite_reason() OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.<>) 0"
+				   " AND a.state OPERATOR(pg_catalog.<>) ALL ('{initializing,backfilling}')",
+				   SPI_OK_UPDATE, 0, NULL, NULL, NULL);
 	PG_RETURN_NULL();
 }
 

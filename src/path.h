@@ -27,6 +27,7 @@ typedef struct PathStatements
 	int			nkeys;
 	List	   *relations;		/* OIDs that the names in them stand for */
 	bool		stale;			/* one of these changed */
+	bool		proven;			/* a run succeeded with them */
 } PathStatements;
 
 typedef struct IbPath

@@ -394,12 +394,14 @@ find_needed_columns(PipelineQuery *pq)
  * ----------------------------------------------------------------
  */
 
+/* Names that the statements or the view use for other things */
 static bool
 name_is_taken(PipelineQuery *pq, const char *name)
 {
 	ListCell   *lc;
 
 	if (strcmp(name, ROW_COUNT_COLUMN) == 0 ||
+		strncmp(name, RESERVED_PREFIX, strlen(RESERVED_PREFIX)) == 0 ||
 		SystemAttributeByName(name) != NULL)
 		return true;
 	foreach(lc, pq->keys)
@@ -674,7 +676,7 @@ ib_query_view_text(PipelineQuery *pq, const char *state_table)
 	foreach(lc, pq->aggregates)
 	{
 		AggregateColumn *aggregate = lfirst(lc);
-		char	   *name = psprintf("aggregate_%d", ++n);
+		char	   *name = psprintf(RESERVED_PREFIX "value_%d", ++n);
 
 		appendStringInfo(&text, ", %s AS %s", aggregate->finish, name);
 		colnames = lappend(colnames, makeString(name));

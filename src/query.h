@@ -16,6 +16,9 @@
 #include "nodes/primnodes.h"
 #include "utils/relcache.h"
 
+/* No column of a state table is called so; all names below begin with it. */
+#define RESERVED_PREFIX "incbatch_"
+
 /* Names by which the statements know what apply.c gives them. */
 #define BATCH_RELATION "incbatch_batch"
 #define BATCH_WEIGHT "incbatch_weight"

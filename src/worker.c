@@ -551,7 +551,8 @@ fail_path(IbPath *path, bool fresh_statements)
 static void
 run_path(IbPath *path, const char *reason, bool store)
 {
-	bool		fresh = path->statements == NULL || path->statements->stale;
+	bool		fresh = path->statements == NULL || path->statements->stale ||
+		!path->statements->proven;
 	bool		done = false;
 	char		activity[64];
 
@@ -576,6 +577,8 @@ run_path(IbPath *path, const char *reason, bool store)
 	}
 	PG_END_TRY();
 
+	if (done && path->statements != NULL)
+		path->statements->proven = true;
 	if (path->batch != NULL && path->batch->lost)
 		lose_place(path, path->batch->lost);
 	else if (!done)
