@@ -576,6 +576,10 @@ due(IbPath *path, bool caught_up, TimestampTz as_of)
 		return "backfill";
 	if (path->batch->lost)
 		return "lost";
+	/* the decoder went back for another path and is not yet here again */
+	if (path->batch->ntransactions == 0 &&
+		ib_decode_position() < path->batch->frontier.decoded_lsn)
+		return NULL;
 	if (pg_atomic_read_u64(&shared->refresh_lsn) > pg_atomic_read_u64(&shared->decoded_lsn))
 		return "refresh";
 	if (ib_batch_is_full(path->batch))
