@@ -195,6 +195,7 @@ ib_batch_empty(Batch *batch)
 	batch->ntransactions = 0;
 	batch->rows = 0;
 	batch->negatives = 0;
+	batch->stuck = false;
 }
 
 bool
@@ -367,6 +368,7 @@ ib_batch_has_transaction(TransactionId xid, void *arg)
  * ----------------------------------------------------------------
  */
 
+/* Whether a batch is full whose run will make room. */
 bool
 ib_batches_full(void)
 {
@@ -374,7 +376,9 @@ ib_batches_full(void)
 
 	foreach(lc, all_batches)
 	{
-		if (ib_batch_is_full(lfirst(lc)))
+		Batch	   *batch = lfirst(lc);
+
+		if (ib_batch_is_full(batch) && !batch->stuck)
 			return true;
 	}
 	return false;

@@ -555,6 +555,8 @@ run_path(IbPath *path, const char *reason, bool store)
 		lose_place(path, path->batch->lost);
 	else if (!done)
 		path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
+	if (path->batch != NULL)
+		path->batch->stuck = ib_batch_is_full(path->batch);
 	pg_atomic_write_u64(&me->heartbeat_at, GetCurrentTimestamp());
 }
 
@@ -582,7 +584,7 @@ due(IbPath *path, bool caught_up, TimestampTz as_of)
 		return NULL;
 	if (pg_atomic_read_u64(&shared->refresh_lsn) > pg_atomic_read_u64(&shared->decoded_lsn))
 		return "refresh";
-	if (ib_batch_is_full(path->batch))
+	if (ib_batch_is_full(path->batch) && !path->batch->stuck)
 		return "full";
 	if (held > retained_limit() / 2)
 		return path->batch->ntransactions > 0 ? "full" : "quiet";
