@@ -33,9 +33,11 @@
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
+#include "parser/parse_func.h"
 #include "parser/parsetree.h"
 #include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/rel.h"
@@ -569,6 +571,32 @@ add_target(Query *query, Expr *expr, char *name)
 				makeTargetEntry(expr, list_length(query->targetList) + 1, name, false));
 }
 
+/* In the place of date_trunc, a function that remembers the last window. */
+static Node *
+use_window_start(Node *node, void *context)
+{
+	FuncExpr   *call;
+
+	if (node == NULL)
+		return NULL;
+	node = expression_tree_mutator(node, use_window_start, context);
+	if (!IsA(node, FuncExpr))
+		return node;
+	call = (FuncExpr *) node;
+	if ((call->funcid == F_DATE_TRUNC_TEXT_TIMESTAMP ||
+		 call->funcid == F_DATE_TRUNC_TEXT_TIMESTAMPTZ) &&
+		IsA(linitial(call->args), Const) && !((Const *) linitial(call->args))->constisnull)
+	{
+		Oid			types[] = {TEXTOID, exprType(lsecond(call->args))};
+
+		call->funcid = LookupFuncName(list_make2(makeString(IB_SCHEMA),
+												 makeString("window_start")),
+									  2, types, false);
+		call->funcformat = COERCE_EXPLICIT_CALL;
+	}
+	return node;
+}
+
 /* The last column of a batch; a row without it has weight +1 (collect.c). */
 static Expr *
 weight_of_row(PipelineQuery *pq, int batch_columns)
@@ -604,8 +632,11 @@ ib_query_rows_text(PipelineQuery *pq, bool from_batch, int batch_columns)
 	foreach(lc, pq->keys)
 	{
 		KeyColumn  *key = lfirst(lc);
+		Expr	   *expr = copyObject(key->expr);
 
-		add_target(query, copyObject(key->expr), key->name);
+		if (from_batch)
+			expr = (Expr *) use_window_start((Node *) expr, NULL);
+		add_target(query, expr, key->name);
 	}
 	foreach(lc, pq->inputs)
 	{

@@ -1,0 +1,104 @@
+/*
+ * window.c
+ *	  date_trunc for rows that come roughly in the order of their time.
+ *
+ * Taking a timestamp apart and putting it together again is a quarter of the
+ * price of a typical windowed aggregate.  Consecutive changes mostly fall into
+ * the same window, so window_start remembers the last one: between two times
+ * that have the same date_trunc, every time has it.
+ *
+ * That holds because date_trunc never falls as time goes on.  For a time with
+ * time zone it is used for units up to a day and times since 1970 only: in
+ * older times there were zones that repeated a day.  Everything else is
+ * date_trunc itself.
+ *
+ * The statements that read a batch use it in the place of date_trunc
+ * (query.c); a query over the source keeps the original, which an index on
+ * the expression may serve.
+ */
+#include "incbatch.h"
+
+#include "fmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(ib_window_start_timestamp);
+PG_FUNCTION_INFO_V1(ib_window_start_timestamptz);
+
+/* The times from first to last, both seen, lie in the window at start. */
+typedef struct LastWindow
+{
+	bool		usable;			/* the unit allows it */
+	bool		known;
+	Timestamp	first;
+	Timestamp	last;
+	Timestamp	start;
+} LastWindow;
+
+static bool
+is_short_unit(const char *unit)
+{
+	static const char *const units[] = {"second", "minute", "hour", "day"};
+
+	for (int i = 0; i < lengthof(units); i++)
+	{
+		if (pg_strcasecmp(unit, units[i]) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * The unit is a constant (query.c sees to that), so it is looked at once a
+ * call site.
+ */
+static Datum
+window_start(FunctionCallInfo fcinfo, PGFunction date_trunc, bool any_unit,
+			 Timestamp not_before)
+{
+	LastWindow *window = fcinfo->flinfo->fn_extra;
+	Timestamp	time = PG_GETARG_TIMESTAMP(1);
+	Datum		result;
+
+	if (window == NULL)
+	{
+		window = MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(LastWindow));
+		window->usable = any_unit ||
+			is_short_unit(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+		fcinfo->flinfo->fn_extra = window;
+	}
+	if (window->known && time >= window->first && time <= window->last)
+		return TimestampGetDatum(window->start);
+
+	result = DirectFunctionCall2(date_trunc, PG_GETARG_DATUM(0), PG_GETARG_DATUM(1));
+	if (!window->usable || TIMESTAMP_NOT_FINITE(time) || time < not_before)
+		return result;
+
+	if (window->known && DatumGetTimestamp(result) == window->start)
+	{
+		window->first = Min(window->first, time);
+		window->last = Max(window->last, time);
+	}
+	else
+	{
+		window->known = true;
+		window->first = window->last = time;
+		window->start = DatumGetTimestamp(result);
+	}
+	return result;
+}
+
+Datum
+ib_window_start_timestamp(PG_FUNCTION_ARGS)
+{
+	return window_start(fcinfo, timestamp_trunc, true, DT_NOBEGIN);
+}
+
+Datum
+ib_window_start_timestamptz(PG_FUNCTION_ARGS)
+{
+	Timestamp	year_1970 = (Timestamp) (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY;
+
+	return window_start(fcinfo, timestamptz_trunc, false, year_1970);
+}
