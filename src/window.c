@@ -7,10 +7,10 @@
  * the same window, so window_start remembers the last one: between two times
  * that have the same date_trunc, every time has it.
  *
- * That holds because date_trunc never falls as time goes on.  For a time with
- * time zone it is used for units up to a day and times since 1970 only: in
- * older times there were zones that repeated a day.  Everything else is
- * date_trunc itself.
+ * That holds because date_trunc never falls as time goes on.  It is used for
+ * units up to a day, and for times with time zone since 1970 only: in older
+ * times there were zones that repeated a day.  Everything else is date_trunc
+ * itself.
  *
  * The statements that read a batch use it in the place of date_trunc
  * (query.c); a query over the source keeps the original, which an index on
@@ -26,27 +26,62 @@
 PG_FUNCTION_INFO_V1(ib_window_start_timestamp);
 PG_FUNCTION_INFO_V1(ib_window_start_timestamptz);
 
-/* The times from first to last, both seen, lie in the window at start. */
+/* The times from first to last lie in the window at start, as both do. */
 typedef struct LastWindow
 {
-	bool		usable;			/* the unit allows it */
+	int64		length;			/* the unit's usual length; 0: do not remember */
 	bool		known;
 	Timestamp	first;
 	Timestamp	last;
 	Timestamp	start;
 } LastWindow;
 
-static bool
-is_short_unit(const char *unit)
+static int64
+usual_length(const char *unit)
 {
-	static const char *const units[] = {"second", "minute", "hour", "day"};
+	static const struct
+	{
+		const char *unit;
+		int64		length;
+	}			units[] =
+	{
+		{"second", USECS_PER_SEC},
+		{"minute", USECS_PER_MINUTE},
+		{"hour", USECS_PER_HOUR},
+		{"day", USECS_PER_DAY},
+	};
 
 	for (int i = 0; i < lengthof(units); i++)
 	{
-		if (pg_strcasecmp(unit, units[i]) == 0)
-			return true;
+		if (pg_strcasecmp(unit, units[i].unit) == 0)
+			return units[i].length;
 	}
-	return false;
+	return 0;
+}
+
+/*
+ * Remember the window of a time.  If the time at which it usually ends is
+ * still in it, as it is but when the clocks change, all of it is known.
+ */
+static void
+remember(LastWindow *window, FunctionCallInfo fcinfo, PGFunction date_trunc,
+		 Timestamp time, Timestamp start)
+{
+	Timestamp	end = start + window->length - 1;
+
+	if (window->known && start == window->start)
+	{
+		window->first = Min(window->first, time);
+		window->last = Max(window->last, time);
+		return;
+	}
+	window->known = true;
+	window->start = start;
+	window->first = window->last = time;
+	if (end > time && IS_VALID_TIMESTAMP(end) &&
+		DatumGetTimestamp(DirectFunctionCall2(date_trunc, PG_GETARG_DATUM(0),
+											  TimestampGetDatum(end))) == start)
+		window->last = end;
 }
 
 /*
@@ -54,8 +89,7 @@ is_short_unit(const char *unit)
  * call site.
  */
 static Datum
-window_start(FunctionCallInfo fcinfo, PGFunction date_trunc, bool any_unit,
-			 Timestamp not_before)
+window_start(FunctionCallInfo fcinfo, PGFunction date_trunc, Timestamp not_before)
 {
 	LastWindow *window = fcinfo->flinfo->fn_extra;
 	Timestamp	time = PG_GETARG_TIMESTAMP(1);
@@ -64,35 +98,22 @@ window_start(FunctionCallInfo fcinfo, PGFunction date_trunc, bool any_unit,
 	if (window == NULL)
 	{
 		window = MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(LastWindow));
-		window->usable = any_unit ||
-			is_short_unit(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+		window->length = usual_length(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 		fcinfo->flinfo->fn_extra = window;
 	}
 	if (window->known && time >= window->first && time <= window->last)
 		return TimestampGetDatum(window->start);
 
 	result = DirectFunctionCall2(date_trunc, PG_GETARG_DATUM(0), PG_GETARG_DATUM(1));
-	if (!window->usable || TIMESTAMP_NOT_FINITE(time) || time < not_before)
-		return result;
-
-	if (window->known && DatumGetTimestamp(result) == window->start)
-	{
-		window->first = Min(window->first, time);
-		window->last = Max(window->last, time);
-	}
-	else
-	{
-		window->known = true;
-		window->first = window->last = time;
-		window->start = DatumGetTimestamp(result);
-	}
+	if (window->length > 0 && !TIMESTAMP_NOT_FINITE(time) && time >= not_before)
+		remember(window, fcinfo, date_trunc, time, DatumGetTimestamp(result));
 	return result;
 }
 
 Datum
 ib_window_start_timestamp(PG_FUNCTION_ARGS)
 {
-	return window_start(fcinfo, timestamp_trunc, true, DT_NOBEGIN);
+	return window_start(fcinfo, timestamp_trunc, MIN_TIMESTAMP);
 }
 
 Datum
@@ -100,5 +121,5 @@ ib_window_start_timestamptz(PG_FUNCTION_ARGS)
 {
 	Timestamp	year_1970 = (Timestamp) (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY;
 
-	return window_start(fcinfo, timestamptz_trunc, false, year_1970);
+	return window_start(fcinfo, timestamptz_trunc, year_1970);
 }
