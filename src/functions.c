@@ -345,16 +345,27 @@ check_query_runs(const char *definition)
 	SPI_finish();
 }
 
-/* DROP EXTENSION finds the pipeline's relations, and asks for CASCADE. */
+/*
+ * DROP EXTENSION finds the pipeline's relations, and asks for CASCADE; so does
+ * DROP of what the query reads, for all that is built on the pipeline.
+ */
 static void
-depend_on_extension(Oid relation)
+record_dependencies(Oid relation, Oid definition, Oid state_table)
 {
+	Oid			relations[] = {relation, definition, state_table};
 	ObjectAddress extension;
 	ObjectAddress address;
+	ObjectAddress batch;
 
 	ObjectAddressSet(extension, ExtensionRelationId, get_extension_oid(IB_NAME, false));
+	for (int i = 0; i < lengthof(relations); i++)
+	{
+		ObjectAddressSet(address, RelationRelationId, relations[i]);
+		recordDependencyOn(&address, &extension, DEPENDENCY_NORMAL);
+	}
 	ObjectAddressSet(address, RelationRelationId, relation);
-	recordDependencyOn(&address, &extension, DEPENDENCY_NORMAL);
+	ObjectAddressSet(batch, RelationRelationId, definition);
+	recordDependencyOn(&address, &batch, DEPENDENCY_NORMAL);
 }
 
 static void
@@ -470,9 +481,7 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 	state_table = RangeVarGetRelid(state_name, NoLock, false);
 	relation = RangeVarGetRelid(rv, NoLock, false);
 	insert_pipeline(fcinfo, pq, relation, definition, state_table);
-	depend_on_extension(relation);
-	depend_on_extension(definition);
-	depend_on_extension(state_table);
+	record_dependencies(relation, definition, state_table);
 	AtEOXact_GUC(false, guc_level);
 	PG_RETURN_OID(relation);
 }
