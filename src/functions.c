@@ -801,13 +801,29 @@ ib_running_paths(int32 pipeline)
 	return result;
 }
 
-/* Sleep until a path moves; the entry may come, go and change meanwhile. */
+/*
+ * The entry of a path; from here on its moves will end wait_for_move, so that
+ * none is missed between looking at it and sleeping.
+ */
+static PathEntry *
+watch_path(int32 path)
+{
+	PathEntry  *entry = ib_path_entry_find(path);
+
+	if (entry != NULL)
+		ConditionVariablePrepareToSleep(&entry->moved);
+	return entry;
+}
+
+/*
+ * Sleep until a watched path moves; the entry may come, go and change
+ * meanwhile.
+ */
 static void
 wait_for_move(PathEntry *entry, int64 timeout_ms)
 {
 	if (entry != NULL)
 	{
-		ConditionVariablePrepareToSleep(&entry->moved);
 		(void) ConditionVariableTimedSleep(&entry->moved, timeout_ms, PG_WAIT_EXTENSION);
 		ConditionVariableCancelSleep();
 	}
@@ -849,7 +865,7 @@ ib_refresh(int32 pipeline)
 
 		for (;;)
 		{
-			PathEntry  *entry = ib_path_entry_find(path);
+			PathEntry  *entry = watch_path(path);
 
 			if (has_reached(entry, barrier))
 				break;
@@ -862,6 +878,7 @@ ib_refresh(int32 pipeline)
 			if (!has_reached(ib_path_entry_find(path), barrier))
 				(void) ib_running_paths(pipeline);
 		}
+		ConditionVariableCancelSleep();
 	}
 }
 
@@ -908,13 +925,19 @@ ib_wait_for(PG_FUNCTION_ARGS)
 
 		foreach(lc, ids)
 		{
-			entry = ib_path_entry_find(lfirst_int(lc));
+			entry = watch_path(lfirst_int(lc));
 			if (entry != NULL && pg_atomic_read_u64(&entry->frontier_lsn) >= lsn)
+			{
+				ConditionVariableCancelSleep();
 				PG_RETURN_BOOL(true);
+			}
 		}
 		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
 		if (left <= 0)
+		{
+			ConditionVariableCancelSleep();
 			PG_RETURN_BOOL(false);
+		}
 		wait_for_move(entry, Min(left, WAIT_CHECK_MS));
 	}
 }
