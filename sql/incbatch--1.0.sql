@@ -399,7 +399,7 @@ COMMENT ON COLUMN incbatch.batches.path IS 'Number of the path.';
 COMMENT ON COLUMN incbatch.batches.batch IS 'Number of the batch, rising.';
 COMMENT ON COLUMN incbatch.batches.started_at IS 'When the run began.';
 COMMENT ON COLUMN incbatch.batches.finished_at IS 'When its changes became visible.';
-COMMENT ON COLUMN incbatch.batches.reason IS 'trigger, refresh, full (the waiting changes outgrew incbatch.work_mem) or quiet.';
+COMMENT ON COLUMN incbatch.batches.reason IS 'trigger, refresh, full (the waiting changes outgrew incbatch.work_mem, or hold half of incbatch.max_retained_wal) or quiet.';
 COMMENT ON COLUMN incbatch.batches.transactions IS 'Source transactions folded in.';
 COMMENT ON COLUMN incbatch.batches.rows_in IS 'Changes folded in; an update counts as two.';
 COMMENT ON COLUMN incbatch.batches.rows_late IS 'Late changes: none, windows never close.';

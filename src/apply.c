@@ -451,7 +451,8 @@ ib_flush_batch_log(void)
 }
 
 /*
- * Decode what the snapshot can see, or as much as the batches take.  Returns
+ * Decode what the snapshot can see, or as much as the batches take, but at
+ * least what the path has already: a frontier never goes back.  Returns
  * whether all of it was decoded.
  */
 static bool
@@ -459,8 +460,10 @@ read_up(IbPath *path, Meter *meter)
 {
 	int64		lap = ib_monotonic_usecs();
 	XLogRecPtr	end = ib_flush_wal();
-	bool		aligned = ib_decode_upto(end, true) >= end;
+	bool		aligned;
 
+	(void) ib_decode_upto(path->batch->frontier.decoded_lsn, false);
+	aligned = ib_decode_upto(end, true) >= end;
 	if (!aligned && path->statements->may_recompute && path->batch->negatives > 0)
 		aligned = ib_decode_upto(end, false) >= end;
 	meter->record.read_ms = lap_ms(&lap);

@@ -165,6 +165,7 @@ ib_batch_empty(Batch *batch)
 	batch->ntransactions = 0;
 	batch->rows = 0;
 	batch->negatives = 0;
+	batch->stuck = false;
 }
 
 bool

@@ -48,6 +48,7 @@ typedef struct Batch
 	int64		rows;
 	int64		negatives;
 	char	   *lost;			/* why the changes cannot be trusted, or NULL */
+	bool		stuck;			/* the last run left it full: it waits for others */
 
 	/* the transaction, or chunk of one, being decoded (collect.c) */
 	BatchTransaction current;

@@ -160,6 +160,7 @@ ib_collect_remove(Batch *batch)
 	}
 }
 
+/* Whether a batch is full whose run will make room. */
 bool
 ib_batches_full(void)
 {
@@ -167,7 +168,9 @@ ib_batches_full(void)
 
 	foreach(lc, all_batches)
 	{
-		if (ib_batch_is_full(lfirst(lc)))
+		Batch	   *batch = lfirst(lc);
+
+		if (ib_batch_is_full(batch) && !batch->stuck)
 			return true;
 	}
 	return false;

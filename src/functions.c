@@ -601,8 +601,8 @@ drop_relations(List *relations)
 }
 
 /*
- * Take pipelines out of the catalog and return their relations, state tables
- * first: that is what a running batch holds locked.
+ * Take pipelines out of the catalog and return their relations, locked: the
+ * state tables first, which a run locks before it writes the catalog.
  */
 static List *
 forget_pipelines(Datum pipelines)
@@ -612,6 +612,7 @@ forget_pipelines(Datum pipelines)
 	MemoryContext caller = CurrentMemoryContext;
 	Oid			save_userid;
 	int			save_context;
+	ListCell   *lc;
 
 	ib_catalog_become_owner(&save_userid, &save_context);
 	SPI_connect();
@@ -631,6 +632,8 @@ forget_pipelines(Datum pipelines)
 		relations = lappend_oid(relations, oid);
 		MemoryContextSwitchTo(spi);
 	}
+	foreach(lc, relations)
+		LockRelationOid(lfirst_oid(lc), AccessExclusiveLock);
 	ib_spi("DELETE FROM incbatch.pipeline WHERE id OPERATOR(pg_catalog.=) ANY ($1)",
 		   SPI_OK_DELETE, 1, types, &pipelines, NULL);
 	SPI_finish();
@@ -645,10 +648,15 @@ ib_drop_pipeline(PG_FUNCTION_ARGS)
 	bool		if_exists;
 	Oid			relation;
 	Datum		pipeline;
-	List	   *relations;
 
 	refuse_null(fcinfo, 0, "name");
 	if_exists = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
+	if (ib_catalog_find_pipeline(PG_GETARG_TEXT_PP(0), &relation, if_exists) != 0)
+	{
+		/* readers lock the view first; who else dropped it has it locked */
+		pipeline = Int32GetDatum(own_pipeline(PG_GETARG_TEXT_PP(0), &relation));
+		LockRelationOid(relation, AccessExclusiveLock);
+	}
 	if (ib_catalog_find_pipeline(PG_GETARG_TEXT_PP(0), &relation, if_exists) == 0)
 	{
 		ereport(NOTICE,
@@ -657,10 +665,8 @@ ib_drop_pipeline(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	}
 	pipeline = Int32GetDatum(own_pipeline(PG_GETARG_TEXT_PP(0), &relation));
-	relations = forget_pipelines(PointerGetDatum(construct_array(&pipeline, 1, INT4OID, 4,
-																 true, TYPALIGN_INT)));
-	LockRelationOid(linitial_oid(relations), AccessExclusiveLock);
-	drop_relations(relations);
+	drop_relations(forget_pipelines(PointerGetDatum(construct_array(&pipeline, 1, INT4OID, 4,
+																	true, TYPALIGN_INT))));
 	PG_RETURN_BOOL(true);
 }
 

@@ -459,16 +459,22 @@ read_ahead(XLogRecPtr upto)
 	pg_atomic_write_u64(&me->rows_decoded, ib_batches_rows_decoded());
 }
 
+static int64
+retained_limit(void)
+{
+	return (int64) ib_max_retained_wal * 1024 * 1024;
+}
+
 /*
  * Confirm what every path has folded in and flushed, and take the place from
- * a path that holds too much WAL.
+ * a path that holds too much WAL.  "seen" is the end of the WAL for which this
+ * round has run the paths: what came since is no path's delay.
  */
 static void
-confirm(void)
+confirm(XLogRecPtr seen)
 {
 	XLogRecPtr	flushed = GetFlushRecPtr(NULL);
 	XLogRecPtr	lsn = Min(ib_decode_position(), flushed);
-	uint64		limit = (uint64) ib_max_retained_wal * 1024 * 1024;
 	ListCell   *lc;
 
 	foreach(lc, paths)
@@ -477,9 +483,12 @@ confirm(void)
 
 		if (!holds_wal(path->row))
 			continue;
+		/* what it has stored counts before it is judged */
+		if (path->stored_commit > flushed && path->confirmable + retained_limit() < seen)
+			flushed = ib_flush_wal();
 		if (path->stored_commit <= flushed)
 			path->confirmable = path->stored_lsn;
-		if (path->confirmable + limit < flushed)
+		if (path->confirmable + retained_limit() < seen)
 		{
 			lose_place(path, psprintf("it held more WAL than incbatch.max_retained_wal (%d MB)",
 									  ib_max_retained_wal));
@@ -534,13 +543,16 @@ fail_path(IbPath *path, bool fresh_statements)
 		ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION);
 	if (!is_transient(error->sqlerrcode) && !stale)
 	{
+		char	   *reason = error->detail == NULL ? error->message :
+			psprintf("%s: %s", error->message, error->detail);
+
 		if (error->sqlerrcode == ERRCODE_DATA_CORRUPTED ||
 			error->sqlerrcode == ERRCODE_WRONG_OBJECT_TYPE)
-			lose_place(path, error->message);
+			lose_place(path, reason);
 		else
 			change_state(path, PATH_FAILED,
 						 psprintf("%s (SQLSTATE %s); when the cause is gone, run incbatch.resume_pipeline",
-								  error->message, unpack_sql_state(error->sqlerrcode)));
+								  reason, unpack_sql_state(error->sqlerrcode)));
 	}
 	proc_exit(1);
 }
@@ -580,6 +592,8 @@ run_path(IbPath *path, const char *reason, bool store)
 		lose_place(path, path->batch->lost);
 	else if (!done)
 		path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
+	if (path->batch != NULL)
+		path->batch->stuck = ib_batch_is_full(path->batch);
 	pg_atomic_write_u64(&me->heartbeat_at, GetCurrentTimestamp());
 }
 
@@ -593,6 +607,7 @@ due(IbPath *path, bool caught_up, TimestampTz as_of)
 	int64		now = ib_monotonic_usecs();
 	PathEntry  *shared = path->shared;
 	int64		trigger = path->row->trigger_usecs;
+	int64		held = ib_decode_position() - path->stored_lsn;
 
 	if (!collects(path->row) || now < path->retry_at)
 		return NULL;
@@ -600,10 +615,16 @@ due(IbPath *path, bool caught_up, TimestampTz as_of)
 		return "backfill";
 	if (path->batch->lost)
 		return "lost";
+	/* the decoder went back for another path and is not yet here again */
+	if (path->batch->ntransactions == 0 &&
+		ib_decode_position() < path->batch->frontier.decoded_lsn)
+		return NULL;
 	if (pg_atomic_read_u64(&shared->refresh_lsn) > pg_atomic_read_u64(&shared->decoded_lsn))
 		return "refresh";
-	if (ib_batch_is_full(path->batch))
+	if (ib_batch_is_full(path->batch) && !path->batch->stuck)
 		return "full";
+	if (held > retained_limit() / 2)
+		return path->batch->ntransactions > 0 ? "full" : "quiet";
 	if (now - path->ran_at < trigger)
 		return NULL;
 	if (path->batch->ntransactions > 0)
@@ -611,9 +632,11 @@ due(IbPath *path, bool caught_up, TimestampTz as_of)
 	if (caught_up)
 	{
 		ib_path_publish(path, ib_decode_position(), ib_decode_position(), as_of);
-		return ib_decode_position() - path->stored_lsn > QUIET_WAL_BYTES ? "quiet" : NULL;
+		return held > QUIET_WAL_BYTES ? "quiet" : NULL;
 	}
-	return now - path->ran_at >= POLL_USECS ? "trigger" : NULL;
+	if (now - path->ran_at < POLL_USECS)
+		return NULL;
+	return held > QUIET_WAL_BYTES ? "quiet" : "trigger";
 }
 
 static void
@@ -668,14 +691,14 @@ next_due(bool *wake_on_commit)
 
 /* Wait for a commit, a request or the next trigger.  True: woken up. */
 static bool
-wait_for_work(void)
+wait_for_work(XLogRecPtr seen)
 {
 	bool		wake_on_commit;
 	int64		wait = next_due(&wake_on_commit);
 	int			events;
 
 	ib_flush_batch_log();
-	confirm();
+	confirm(seen);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	pgstat_report_stat(false);
 
@@ -763,7 +786,7 @@ work(void)
 		read_ahead(flushed);
 		run_due_paths(ib_decode_position() >= end, as_of);
 		pg_atomic_write_u64(&me->heartbeat_at, GetCurrentTimestamp());
-		woken = wait_for_work();
+		woken = wait_for_work(flushed);
 	}
 }
 

@@ -12,7 +12,8 @@
 # commits must not wait for the standby.
 #
 # Then prepared transactions, nested savepoints, COPY, TRUNCATE, speculative
-# inserts and rows that replication brings, each against the oracle.
+# inserts, rows that replication brings and backlogs larger than the memory for
+# them, each against the oracle.
 #
 # HELD_SEED repeats the random part.
 
@@ -44,7 +45,11 @@ SELECT shelf, max(quantity) AS largest, sum(quantity) AS quantity, count(*) AS i
  GROUP BY shelf};
 my @peaks = ('shop.peaks');
 
-my $node = new_node('main', synchronous_standby_names => 'nobody');
+# So little memory that backlogs are eaten in pieces.
+my $node = new_node(
+	'main',
+	synchronous_standby_names => 'nobody',
+	'incbatch.work_mem'       => '64kB');
 $node->start;
 create_shop($node, 'postgres', 200);
 $node->safe_psql(
@@ -166,6 +171,23 @@ SET synchronous_commit = on},
 	$node->start;
 	are_exact($node, 'postgres', \@peaks, 'after the crash');
 	is(largest(), 901, 'after the crash: the largest');
+}
+
+# The same with one that fills the memory of its batch, after which others have
+# been folded in, for good.
+{
+	my $session = session($node, 'postgres');
+	hang_commit($node, $session,
+		q{BEGIN; INSERT INTO shop.stock SELECT i, 'crowd', i FROM generate_series(10001, 15000) AS i});
+	$node->safe_psql('postgres',
+		q{INSERT INTO shop.stock SELECT i, 'shelf 1', i FROM generate_series(101, 110) AS i});
+	are_exact($node, 'postgres', ['shop.shelves'], 'a crowd hangs');
+	$node->safe_psql('postgres', 'CHECKPOINT');
+	$node->stop('immediate');
+	end_session($session);
+	$node->start;
+	are_exact($node, 'postgres', ['shop.shelves'], 'a crowd after the crash');
+	$node->safe_psql('postgres', q{DELETE FROM shop.stock WHERE item > 100});
 }
 
 # The ordinary end of such a wait: the administrator gives the standby up.
@@ -301,6 +323,49 @@ UPDATE shop.stock SET quantity = 1 WHERE item = 5010;
 COMMIT});
 is( $node->safe_psql('postgres', q{SELECT items FROM shop.shelves WHERE shelf = 'origin'}),
 	10, 'rows of a replication origin are counted');
+
+# A backlog that is eaten in pieces: the decoder goes back for the pipeline that
+# was paused, while another, which has all of it, is refreshed.
+$node->safe_psql('postgres', q{SELECT incbatch.pause_pipeline('shop.newer')});
+($exit, $output) = finish_pgbench(
+	start_pgbench(
+		$node,
+		'postgres',
+		{ order => [ 1, "INSERT INTO shop.orders (product_id, region, amount_cents) SELECT 1, 'backlog', 1 FROM generate_series(1, 50);\n" ] },
+		'-c', 1, '-t', 2000));
+is($exit, 0, 'a backlog') or diag $output;
+are_exact($node, 'postgres', ['shop.peaks'], 'beside a paused pipeline');
+{
+	my $refresh = start_pgbench($node, 'postgres',
+		{ refresh => [ 1, "CALL incbatch.refresh_pipeline('shop.peaks');\n" ] },
+		'-c', 1, '-t', 300);
+	$node->safe_psql('postgres', q{SELECT incbatch.resume_pipeline('shop.newer')});
+	($exit, $output) = finish_pgbench($refresh);
+	is($exit, 0, 'refreshed while another catches up') or diag $output;
+}
+are_exact($node, 'postgres', \@all, 'a backlog in pieces');
+cmp_ok(
+	$node->safe_psql(
+		'postgres',
+		q{SELECT count(*) FROM incbatch.batches WHERE pipeline = 'shop.newer' AND reason = 'full'}),
+	'>', 10, 'it was eaten in pieces');
+
+# Changes that cannot be folded in, because somebody has locked the aggregate,
+# fill the memory of their batch, not that of another pipeline.
+{
+	my $session = session($node, 'postgres');
+
+	ask($session, 'BEGIN; LOCK TABLE shop.newer_state IN SHARE MODE');
+	foreach my $step (1 .. 3)
+	{
+		$node->safe_psql('postgres',
+			q{INSERT INTO shop.orders (product_id, region, amount_cents) SELECT 1, 'backlog', i FROM generate_series(1, 5000) AS i});
+		are_exact($node, 'postgres', ['shop.peaks'], "beside a locked pipeline, step $step");
+	}
+	ask($session, 'COMMIT');
+	end_session($session);
+	are_exact($node, 'postgres', \@all, 'the lock is gone');
+}
 
 # Random transactions.
 foreach my $part (1 .. 5)
