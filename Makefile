@@ -10,7 +10,7 @@ DATA = sql/incbatch--1.0.sql
 
 # One topic a file; the order is the order of the story they tell.
 REGRESS = setup $(filter-out setup,$(patsubst sql/%.sql,%,$(filter-out sql/incbatch--%.sql,$(sort $(wildcard sql/*.sql)))))
-REGRESS_OPTS = --temp-instance=tmp_check --temp-config=test/server.conf
+REGRESS_OPTS = --temp-instance=tmp_check --temp-config=test/server.conf --no-locale --encoding=UTF8
 ISOLATION = $(patsubst test/specs/%.spec,%,$(sort $(wildcard test/specs/*.spec)))
 ISOLATION_OPTS = --inputdir=test --temp-instance=tmp_check_iso --temp-config=test/server.conf
 

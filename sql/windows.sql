@@ -51,6 +51,8 @@ SELECT event_time FROM incbatch.pipelines WHERE pipeline = 'given';
 
 -- 23 and 25 hours
 CALL exact('by_day');
+CALL exact('by_hour');
+CALL exact('by_local');
 SELECT day, count, first, last FROM by_day ORDER BY 1;
 SELECT * FROM by_hour WHERE hour BETWEEN '2024-11-03 00:00-04' AND '2024-11-03 02:00-05' ORDER BY 1;
 SELECT * FROM by_local WHERE day = '2024-11-03' AND hour BETWEEN 0 AND 2 ORDER BY 1, 2, 3;

@@ -369,7 +369,9 @@ fold_in(IbPath *path, bool truncated, Meter *meter)
 
 /*
  * Show how far a path is, and wake who waits for it.  lsn may lie behind the
- * stored frontier's: nothing for this path is between the two.
+ * stored frontier's: nothing for this path is between the two.  Whatever was
+ * visible when the WAL ended at decoded_lsn is included: so decoded_lsn is not
+ * beyond the end of the WAL before the run took its snapshot.
  */
 void
 ib_path_publish(IbPath *path, XLogRecPtr lsn, XLogRecPtr decoded_lsn,
@@ -524,12 +526,14 @@ ib_path_run(IbPath *path, const char *reason, bool store)
 	Frontier	frontier = {0};
 	Meter		meter;
 	Batch		held;
+	XLogRecPtr	horizon;
 	bool		truncated;
 	int64		lap;
 
 	start_meter(&meter, path, reason);
 	StartTransactionCommand();
 	frontier.as_of = GetCurrentTimestamp();
+	horizon = ib_wal_end();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (!ib_lock_state_table(path))
 	{
@@ -561,6 +565,7 @@ ib_path_run(IbPath *path, const char *reason, bool store)
 	}
 	ib_batch_finish(path->batch, &held);
 	path->ran_at = ib_monotonic_usecs();
-	ib_path_publish(path, frontier.lsn, frontier.decoded_lsn, frontier.as_of);
+	ib_path_publish(path, frontier.lsn, Min(horizon, frontier.decoded_lsn),
+					frontier.as_of);
 	return true;
 }

@@ -173,6 +173,7 @@ ib_path_backfill(IbPath *path)
 {
 	Frontier	frontier = {0};
 	Batch		held;
+	XLogRecPtr	horizon;
 
 	if (path->row->state != PATH_BACKFILLING)
 		set_state(path, PATH_BACKFILLING);
@@ -181,6 +182,7 @@ ib_path_backfill(IbPath *path)
 
 	StartTransactionCommand();
 	frontier.as_of = GetCurrentTimestamp();
+	horizon = ib_wal_end();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (!ib_lock_state_table(path))
 	{
@@ -207,6 +209,7 @@ ib_path_backfill(IbPath *path)
 	path->confirmable = path->stored_lsn;	/* should this be lost, it starts anew */
 	path->ran_at = ib_monotonic_usecs();
 	pg_atomic_write_u64(&path->shared->backfill_started_at, 0);
-	ib_path_publish(path, frontier.lsn, frontier.decoded_lsn, frontier.as_of);
+	ib_path_publish(path, frontier.lsn, Min(horizon, frontier.decoded_lsn),
+					frontier.as_of);
 	return true;
 }

@@ -345,16 +345,27 @@ check_query_runs(const char *definition)
 	SPI_finish();
 }
 
-/* DROP EXTENSION finds the pipeline's relations, and asks for CASCADE. */
+/*
+ * DROP EXTENSION finds the pipeline's relations, and asks for CASCADE; so does
+ * DROP of what the query reads, for all that is built on the pipeline.
+ */
 static void
-depend_on_extension(Oid relation)
+record_dependencies(Oid relation, Oid definition, Oid state_table)
 {
+	Oid			relations[] = {relation, definition, state_table};
 	ObjectAddress extension;
 	ObjectAddress address;
+	ObjectAddress batch;
 
 	ObjectAddressSet(extension, ExtensionRelationId, get_extension_oid(IB_NAME, false));
+	for (int i = 0; i < lengthof(relations); i++)
+	{
+		ObjectAddressSet(address, RelationRelationId, relations[i]);
+		recordDependencyOn(&address, &extension, DEPENDENCY_NORMAL);
+	}
 	ObjectAddressSet(address, RelationRelationId, relation);
-	recordDependencyOn(&address, &extension, DEPENDENCY_NORMAL);
+	ObjectAddressSet(batch, RelationRelationId, definition);
+	recordDependencyOn(&address, &batch, DEPENDENCY_NORMAL);
 }
 
 static void
@@ -470,9 +481,7 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 	state_table = RangeVarGetRelid(state_name, NoLock, false);
 	relation = RangeVarGetRelid(rv, NoLock, false);
 	insert_pipeline(fcinfo, pq, relation, definition, state_table);
-	depend_on_extension(relation);
-	depend_on_extension(definition);
-	depend_on_extension(state_table);
+	record_dependencies(relation, definition, state_table);
 	AtEOXact_GUC(false, guc_level);
 	PG_RETURN_OID(relation);
 }
@@ -798,13 +807,29 @@ ib_running_paths(int32 pipeline)
 	return result;
 }
 
-/* Sleep until a path moves; the entry may come, go and change meanwhile. */
+/*
+ * The entry of a path; from here on its moves will end wait_for_move, so that
+ * none is missed between looking at it and sleeping.
+ */
+static PathEntry *
+watch_path(int32 path)
+{
+	PathEntry  *entry = ib_path_entry_find(path);
+
+	if (entry != NULL)
+		ConditionVariablePrepareToSleep(&entry->moved);
+	return entry;
+}
+
+/*
+ * Sleep until a watched path moves; the entry may come, go and change
+ * meanwhile.
+ */
 static void
 wait_for_move(PathEntry *entry, int64 timeout_ms)
 {
 	if (entry != NULL)
 	{
-		ConditionVariablePrepareToSleep(&entry->moved);
 		(void) ConditionVariableTimedSleep(&entry->moved, timeout_ms, PG_WAIT_EXTENSION);
 		ConditionVariableCancelSleep();
 	}
@@ -846,7 +871,7 @@ ib_refresh(int32 pipeline)
 
 		for (;;)
 		{
-			PathEntry  *entry = ib_path_entry_find(path);
+			PathEntry  *entry = watch_path(path);
 
 			if (has_reached(entry, barrier))
 				break;
@@ -859,6 +884,7 @@ ib_refresh(int32 pipeline)
 			if (!has_reached(ib_path_entry_find(path), barrier))
 				(void) ib_running_paths(pipeline);
 		}
+		ConditionVariableCancelSleep();
 	}
 }
 
@@ -905,13 +931,19 @@ ib_wait_for(PG_FUNCTION_ARGS)
 
 		foreach(lc, ids)
 		{
-			entry = ib_path_entry_find(lfirst_int(lc));
+			entry = watch_path(lfirst_int(lc));
 			if (entry != NULL && pg_atomic_read_u64(&entry->frontier_lsn) >= lsn)
+			{
+				ConditionVariableCancelSleep();
 				PG_RETURN_BOOL(true);
+			}
 		}
 		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
 		if (left <= 0)
+		{
+			ConditionVariableCancelSleep();
 			PG_RETURN_BOOL(false);
+		}
 		wait_for_move(entry, Min(left, WAIT_CHECK_MS));
 	}
 }

@@ -543,10 +543,17 @@ fail_path(IbPath *path, bool fresh_statements)
 		ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION);
 	if (!is_transient(error->sqlerrcode) && !stale)
 	{
-		/* the detail in brackets, without its full stop */
-		char	   *reason = error->detail == NULL ? error->message :
-			psprintf("%s (%.*s)", error->message,
-					 (int) strlen(error->detail) - 1, error->detail);
+		char	   *reason = error->message;
+
+		if (error->detail != NULL)
+		{
+			int			length = strlen(error->detail);
+
+			/* more follows, so without its full stop */
+			if (length > 0 && error->detail[length - 1] == '.')
+				length--;
+			reason = psprintf("%s: %.*s", error->message, length, error->detail);
+		}
 
 		if (error->sqlerrcode == ERRCODE_DATA_CORRUPTED ||
 			error->sqlerrcode == ERRCODE_WRONG_OBJECT_TYPE)
