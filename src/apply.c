@@ -369,7 +369,8 @@ fold_in(IbPath *path, bool truncated, Meter *meter)
 
 /*
  * Show how far a path is, and wake who waits for it.  lsn may lie behind the
- * stored frontier's: nothing for this path is between the two.
+ * stored frontier's: nothing for this path is between the two.  decoded_lsn is
+ * no later than the snapshot: whoever refreshes waits for what he has seen.
  */
 void
 ib_path_publish(IbPath *path, XLogRecPtr lsn, XLogRecPtr decoded_lsn,
@@ -524,6 +525,7 @@ ib_path_run(IbPath *path, const char *reason, bool store)
 	Frontier	frontier = {0};
 	Meter		meter;
 	Batch		held;
+	XLogRecPtr	seen = ib_wal_end();
 	bool		truncated;
 	int64		lap;
 
@@ -561,6 +563,6 @@ ib_path_run(IbPath *path, const char *reason, bool store)
 	}
 	ib_batch_finish(path->batch, &held);
 	path->ran_at = ib_monotonic_usecs();
-	ib_path_publish(path, frontier.lsn, frontier.decoded_lsn, frontier.as_of);
+	ib_path_publish(path, frontier.lsn, Min(frontier.decoded_lsn, seen), frontier.as_of);
 	return true;
 }

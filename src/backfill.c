@@ -172,6 +172,7 @@ bool
 ib_path_backfill(IbPath *path)
 {
 	Frontier	frontier = {0};
+	XLogRecPtr	seen;
 	Batch		held;
 
 	if (path->row->state != PATH_BACKFILLING)
@@ -179,6 +180,7 @@ ib_path_backfill(IbPath *path)
 	pg_atomic_write_u64(&path->shared->backfill_rows_done, 0);
 	pg_atomic_write_u64(&path->shared->backfill_started_at, GetCurrentTimestamp());
 
+	seen = ib_wal_end();
 	StartTransactionCommand();
 	frontier.as_of = GetCurrentTimestamp();
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -207,6 +209,6 @@ ib_path_backfill(IbPath *path)
 	path->confirmable = path->stored_lsn;	/* should this be lost, it starts anew */
 	path->ran_at = ib_monotonic_usecs();
 	pg_atomic_write_u64(&path->shared->backfill_started_at, 0);
-	ib_path_publish(path, frontier.lsn, frontier.decoded_lsn, frontier.as_of);
+	ib_path_publish(path, frontier.lsn, Min(frontier.decoded_lsn, seen), frontier.as_of);
 	return true;
 }
