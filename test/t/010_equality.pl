@@ -8,7 +8,8 @@
 #   accounts, and the sum over all branches is the same in every read;
 # - verify_pipeline() finds no difference at any moment of the load;
 # - a pipeline created in mid-load neither misses nor doubles a row;
-# - sessions that refresh the same pipeline at once do not disturb each other;
+# - sessions that refresh the same pipeline at once do not disturb each other, and
+#   each sees what it wrote before;
 # - each cadence brings the aggregate up to date by itself, and
 #   CALL refresh_pipeline does so at once: no difference, both ways.
 # The negative controls damage an aggregate by hand: each of the checks above
@@ -77,6 +78,42 @@ my $refreshers = start_pgbench(
 	},
 	'-c', 3, '-R', 10, '-T', $seconds);
 
+# Sessions that write, refresh, and look for what they wrote, while changes of the
+# table keep the worker thinking between its snapshot and what it reads.
+$node->safe_psql(
+	'postgres', q{
+CREATE TABLE shop.notes (author int, note int);
+ALTER TABLE shop.notes REPLICA IDENTITY FULL;
+CREATE FUNCTION shop.check_notes(who int) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+	written bigint := (SELECT count(*) FROM shop.notes WHERE author = who);
+	seen    bigint := (SELECT notes FROM shop.authors WHERE author = who);
+BEGIN
+	IF seen IS DISTINCT FROM written THEN
+		RAISE EXCEPTION 'author % sees % of % notes', who, seen, written;
+	END IF;
+END $$;
+});
+$query{'shop.authors'} = 'SELECT author, count(*) AS notes FROM shop.notes GROUP BY author';
+create_pipeline($node, 'postgres', 'shop.authors', $query{'shop.authors'},
+	trigger_interval => '0');
+wait_for_state($node, 'postgres', 'shop.authors', 'running');
+my $authors = start_pgbench(
+	$node,
+	'postgres',
+	{
+		alter => [ 1, "ALTER TABLE shop.notes SET (autovacuum_analyze_threshold = :client_id);\n" ],
+		note  => [
+			3, q{
+INSERT INTO shop.notes VALUES (:client_id, 1);
+CALL incbatch.refresh_pipeline('shop.authors');
+SELECT shop.check_notes(:client_id);
+}
+		],
+	},
+	'-c', 4, '-R', 100, '-T', $seconds);
+
 # Rounds of looking, until the load ends.
 my %verified;
 my %seen;
@@ -100,7 +137,7 @@ while (pgbench_is_running($load))
 	}
 	my %frontier = frontiers($node, 'postgres');
 	$seen{$_}{ $frontier{$_} } = 1
-	  foreach grep { !m{^shop\.(doomed|late)} } keys %frontier;
+	  foreach grep { !m{^shop\.(authors|doomed|late)} } keys %frontier;
 
 	if ($round <= 3)
 	{
@@ -133,6 +170,10 @@ cmp_ok($transactions, '>', 10 * $seconds, 'shop.totals was read many times');
 ($exit, $output, $transactions) = finish_pgbench($refreshers);
 is($exit, 0, 'three sessions refreshed at once') or diag $output;
 cmp_ok($transactions, '>', $seconds, 'they refreshed many times');
+
+($exit, $output, $transactions) = finish_pgbench($authors);
+is($exit, 0, 'who refreshes sees what he wrote') or diag $output;
+cmp_ok($transactions, '>', $seconds, 'they wrote many times');
 
 cmp_ok(scalar @names, '==', 7, 'three pipelines were created during the load');
 foreach my $name (@names)
