@@ -94,14 +94,27 @@ lap_ms(int64 *lap)
  */
 
 /*
- * Lock the state table for a run, unless somebody else has it locked or it is
- * gone.
+ * Lock what a run reads and writes, before it takes its snapshot: a relation
+ * rewritten between snapshot and lock would look empty.  False: somebody else
+ * has one of them locked, or the state table is gone; the run does not wait,
+ * so that other paths do not wait for it.
  */
 bool
-ib_lock_state_table(IbPath *path)
+ib_lock_relations(IbPath *path, bool read_source)
 {
-	return ConditionalLockRelationOid(path->row->state_table, RowExclusiveLock) &&
-		SearchSysCacheExists1(RELOID, ObjectIdGetDatum(path->row->state_table));
+	ListCell   *lc;
+
+	if (!ConditionalLockRelationOid(path->row->state_table, RowExclusiveLock) ||
+		!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(path->row->state_table)))
+		return false;
+	foreach(lc, path->statements->relations)
+	{
+		if (lfirst_oid(lc) == path->row->source && !read_source)
+			continue;
+		if (!ConditionalLockRelationOid(lfirst_oid(lc), AccessShareLock))
+			return false;
+	}
+	return true;
 }
 
 /* Give settings the values of a list, until the current nest level ends. */
@@ -534,12 +547,13 @@ ib_path_run(IbPath *path, const char *reason, bool store)
 	StartTransactionCommand();
 	frontier.as_of = GetCurrentTimestamp();
 	horizon = ib_wal_end();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	if (!ib_lock_state_table(path))
+	if (!ib_lock_relations(path, path->statements->may_recompute))
 	{
-		ib_leave_run();
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(TopMemoryContext);
 		return false;
 	}
+	PushActiveSnapshot(GetTransactionSnapshot());
 	ib_path_prepare(path);
 	frontier.aligned = read_up(path, &meter);
 	if (path->batch->lost)

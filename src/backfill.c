@@ -183,12 +183,13 @@ ib_path_backfill(IbPath *path)
 	StartTransactionCommand();
 	frontier.as_of = GetCurrentTimestamp();
 	horizon = ib_wal_end();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	if (!ib_lock_state_table(path))
+	if (!ib_lock_relations(path, true))
 	{
-		ib_leave_run();
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(TopMemoryContext);
 		return false;
 	}
+	PushActiveSnapshot(GetTransactionSnapshot());
 	ib_path_prepare(path);
 	frontier.aligned = true;
 	(void) ib_decode_upto(ib_flush_wal(), false);
