@@ -7,8 +7,20 @@
 
 #include "incbatch.h"
 
+#include "fmgr.h"
 #include "nodes/pg_list.h"
+#include "utils/timestamp.h"
 
+/* functions.c: arguments and privileges, one statement on the catalog */
+extern void ib_refuse_null(FunctionCallInfo fcinfo, int arg, const char *name);
+extern void ib_refuse_parameter(const char *name, const char *value);
+extern void ib_check_trigger_interval(Interval *interval);
+extern int32 ib_own_pipeline(text *name, Oid *relation);
+extern void ib_change_catalog(const char *sql, int expected, int nargs,
+							  const Oid *types, const Datum *values,
+							  const char *nulls);
+
+/* wait.c */
 extern List *ib_running_paths(int32 pipeline);
 extern void ib_refresh(int32 pipeline);
 

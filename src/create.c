@@ -1,0 +1,381 @@
+/*
+ * create.c
+ *	  create_pipeline: from a query to a pipeline's relations and its rows in
+ *	  the catalog.
+ *
+ * The query becomes a view, so that names are resolved once and dependencies
+ * recorded by core; its tree says what the state table and the user's view
+ * must be (query.c, delta.c).  All of it is one transaction of the session:
+ * nothing waits for the worker, and ROLLBACK leaves nothing behind.
+ *
+ * Not here: the slot and the backfill, which are the worker's.
+ */
+#include "incbatch.h"
+
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_proc.h"
+#include "commands/event_trigger.h"
+#include "commands/extension.h"
+#include "commands/defrem.h"
+#include "commands/view.h"
+#include "executor/spi.h"
+#include "nodes/makefuncs.h"
+#include "parser/analyze.h"
+#include "parser/parse_relation.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/varlena.h"
+
+#include "functions.h"
+#include "path.h"
+#include "query.h"
+
+PG_FUNCTION_INFO_V1(ib_create_pipeline);
+
+/* Settings that the meaning of a query can depend on; stored with it. */
+static const char *const stored_settings[] = {
+	"TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits",
+	"bytea_output", "lc_monetary", "lc_numeric", "lc_time",
+	"default_text_search_config", "xmlbinary", "xmloption",
+};
+
+/* Positions of create_pipeline's parameters. */
+enum
+{
+	ARG_NAME, ARG_QUERY, ARG_EVENT_TIME, ARG_LATENESS, ARG_LATE_POLICY,
+	ARG_TRIGGER, ARG_APPEND_ONLY, ARG_TRACK_LOOKUPS, ARG_RETENTION,
+	ARG_INITIALIZE, ARG_ON_ERROR, ARG_ON_LOST, ARG_IF_NOT_EXISTS
+};
+
+static void
+require_text(FunctionCallInfo fcinfo, int arg, const char *name, const char *value)
+{
+	if (PG_ARGISNULL(arg) ||
+		strcmp(text_to_cstring(PG_GETARG_TEXT_PP(arg)), value) != 0)
+		ib_refuse_parameter(name, psprintf("'%s'", value));
+}
+
+/* Parameters that the contract names and the engine does not keep yet. */
+static void
+refuse_unsupported_parameters(FunctionCallInfo fcinfo)
+{
+	if (!PG_ARGISNULL(ARG_LATENESS))
+		ib_refuse_parameter("lateness", "NULL");
+	require_text(fcinfo, ARG_LATE_POLICY, "late_policy", "divert");
+	if (PG_GETARG_BOOL(ARG_TRACK_LOOKUPS))
+		ib_refuse_parameter("track_lookups", "false");
+	if (!PG_ARGISNULL(ARG_RETENTION))
+		ib_refuse_parameter("retention", "NULL");
+	require_text(fcinfo, ARG_ON_ERROR, "on_error", "stop");
+	require_text(fcinfo, ARG_ON_LOST, "on_lost", "stop");
+}
+
+/* The one SELECT that the text must be. */
+static RawStmt *
+parse_query(const char *query)
+{
+	List	   *statements = raw_parser(query, RAW_PARSE_DEFAULT);
+	RawStmt    *raw = statements == NIL ? NULL : linitial_node(RawStmt, statements);
+
+	if (list_length(statements) != 1 || !IsA(raw->stmt, SelectStmt) ||
+		castNode(SelectStmt, raw->stmt)->intoClause != NULL)
+		ereport(ERROR,
+				errcode(ERRCODE_SYNTAX_ERROR),
+				errmsg("a pipeline's query must be one SELECT"),
+				errhint("Pass the SELECT of the nightly batch, without INSERT or INTO."));
+	return raw;
+}
+
+/* An error's position is one in the query, not in the call. */
+static void
+locate_error(void *query)
+{
+	(void) function_parse_error_transpose(query);
+}
+
+/* Only the session that made a temporary table can read it. */
+static void
+refuse_temporary_tables(RawStmt *raw, const char *query)
+{
+	if (isQueryUsingTempRelation(parse_analyze_fixedparams(copyObject(raw), query,
+														   NULL, 0, NULL)))
+		ereport(ERROR,
+				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				errmsg("a pipeline's query cannot read temporary tables"),
+				errdetail("The worker, which folds changes in, is another session."),
+				errhint("Use ordinary tables."));
+}
+
+/* Store the query as a view: names are resolved, dependencies recorded. */
+static Oid
+create_definition(RangeVar *name, const char *query)
+{
+	ErrorContextCallback locate = {
+		.previous = error_context_stack,
+		.callback = locate_error,
+		.arg = unconstify(char *, query),
+	};
+	RawStmt    *raw;
+	ViewStmt   *stmt = makeNode(ViewStmt);
+	ObjectAddress address;
+
+	error_context_stack = &locate;
+	raw = parse_query(query);
+	refuse_temporary_tables(raw, query);
+	stmt->view = name;
+	stmt->query = raw->stmt;
+	stmt->withCheckOption = NO_CHECK_OPTION;
+	address = DefineView(stmt, query, raw->stmt_location, raw->stmt_len);
+	error_context_stack = locate.previous;
+	CommandCounterIncrement();
+	return address.objectId;
+}
+
+/*
+ * Old values must come with each UPDATE and DELETE, or the pipeline could not
+ * take a row out again.
+ */
+static void
+check_replica_identity(PipelineQuery *pq)
+{
+	Relation	rel = table_open(pq->source, AccessShareLock);
+	bool		told = rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL;
+
+	if (!told)
+	{
+		Bitmapset  *identity = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_IDENTITY_KEY);
+		int			attnum = -1;
+
+		told = true;
+		while ((attnum = bms_next_member(pq->needed, attnum)) >= 0)
+			told = told && bms_is_member(attnum - FirstLowInvalidHeapAttributeNumber, identity);
+	}
+	if (!told)
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("the replica identity of table \"%s\" does not tell old values",
+					   RelationGetRelationName(rel)),
+				errdetail("After an UPDATE or DELETE the pipeline could not take the old row out of its group."),
+				errhint("Run ALTER TABLE %s REPLICA IDENTITY FULL; or pass append_only => true if the table only ever gets INSERTs.",
+						ib_query_relation_name(pq->source)));
+	table_close(rel, NoLock);
+}
+
+/* The column with the event time: as given, or that of the window. */
+static char *
+find_event_time(FunctionCallInfo fcinfo, PipelineQuery *pq)
+{
+	char	   *name;
+	AttrNumber	attnum;
+	Oid			type;
+
+	if (PG_ARGISNULL(ARG_EVENT_TIME))
+		return pq->event_time;
+	name = text_to_cstring(PG_GETARG_TEXT_PP(ARG_EVENT_TIME));
+	attnum = get_attnum(pq->source, name);
+	if (attnum <= 0)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_COLUMN),
+				errmsg("event_time column \"%s\" does not exist in table \"%s\"",
+					   name, get_rel_name(pq->source)),
+				errhint("Name a column of the source, the first table of FROM."));
+	type = get_atttype(pq->source, attnum);
+	if (type != TIMESTAMPOID && type != TIMESTAMPTZOID && type != DATEOID)
+		ereport(ERROR,
+				errcode(ERRCODE_DATATYPE_MISMATCH),
+				errmsg("event_time column \"%s\" is of type %s",
+					   name, format_type_be(type)),
+				errhint("It must be a timestamp, timestamp with time zone or date."));
+	return name;
+}
+
+static Datum
+current_settings(void)
+{
+	Datum		values[lengthof(stored_settings) * 2];
+
+	for (int i = 0; i < lengthof(stored_settings); i++)
+	{
+		values[2 * i] = CStringGetTextDatum(stored_settings[i]);
+		values[2 * i + 1] =
+			CStringGetTextDatum(GetConfigOption(stored_settings[i], false, false));
+	}
+	return PointerGetDatum(construct_array(values, lengthof(values), TEXTOID, -1,
+										   false, TYPALIGN_INT));
+}
+
+static void
+run_ddl(const char *sql)
+{
+	int			code = SPI_execute(sql, false, 0);
+
+	if (code != SPI_OK_UTILITY)
+		elog(ERROR, "%s: %s", SPI_result_code_string(code), sql);
+}
+
+/* Make the state table, its index and the view that dashboards read. */
+static void
+create_relations(PipelineQuery *pq, const char *state_table, const char *view)
+{
+	SPI_connect();
+	run_ddl(ib_delta_state_definition(pq, state_table));
+	run_ddl(ib_delta_state_index(pq, state_table));
+	run_ddl(psprintf("CREATE VIEW %s AS %s", view, ib_query_view_text(pq, state_table)));
+	SPI_finish();
+}
+
+/* Whoever may not read the tables of the query learns it now. */
+static void
+check_query_runs(const char *definition)
+{
+	int			code;
+
+	SPI_connect();
+	code = SPI_execute(psprintf("SELECT * FROM %s LIMIT 0", definition), true, 0);
+	if (code != SPI_OK_SELECT)
+		elog(ERROR, "%s", SPI_result_code_string(code));
+	SPI_finish();
+}
+
+/*
+ * DROP EXTENSION finds the pipeline's relations, and asks for CASCADE; so does
+ * DROP of what the query reads, for all that is built on the pipeline.
+ */
+static void
+record_dependencies(Oid relation, Oid definition, Oid state_table)
+{
+	Oid			relations[] = {relation, definition, state_table};
+	ObjectAddress extension;
+	ObjectAddress address;
+	ObjectAddress batch;
+
+	ObjectAddressSet(extension, ExtensionRelationId, get_extension_oid(IB_NAME, false));
+	for (int i = 0; i < lengthof(relations); i++)
+	{
+		ObjectAddressSet(address, RelationRelationId, relations[i]);
+		recordDependencyOn(&address, &extension, DEPENDENCY_NORMAL);
+	}
+	ObjectAddressSet(address, RelationRelationId, relation);
+	ObjectAddressSet(batch, RelationRelationId, definition);
+	recordDependencyOn(&address, &batch, DEPENDENCY_NORMAL);
+}
+
+static void
+insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
+				Oid definition, Oid state_table)
+{
+	char	   *event_time = find_event_time(fcinfo, pq);
+	Oid			types[] = {OIDOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, TEXTOID,
+	INTERVALOID, BOOLOID, BOOLOID, TEXTOID, OIDOID};
+	Datum		values[] = {
+		ObjectIdGetDatum(relation),
+		ObjectIdGetDatum(definition),
+		ObjectIdGetDatum(pq->source),
+		PG_GETARG_DATUM(ARG_QUERY),
+		current_settings(),
+		event_time ? CStringGetTextDatum(event_time) : (Datum) 0,
+		PG_GETARG_DATUM(ARG_TRIGGER),
+		PG_GETARG_DATUM(ARG_APPEND_ONLY),
+		PG_GETARG_DATUM(ARG_INITIALIZE),
+		CStringGetTextDatum(pq->may_recompute ? "delta, recompute" : "delta"),
+		ObjectIdGetDatum(state_table),
+	};
+	char		nulls[] = "           ";
+
+	if (event_time == NULL)
+		nulls[5] = 'n';
+	ib_change_catalog("WITH p AS (INSERT INTO incbatch.pipeline (relation, definition, source, query,"
+				   " settings, event_time, trigger_interval, append_only, initialize, strategy)"
+				   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING id, trigger_interval)"
+				   " INSERT INTO incbatch.path (pipeline, relation, trigger_interval)"
+				   " SELECT id, $11, trigger_interval FROM p",
+				   SPI_OK_INSERT, lengthof(types), types, values, nulls);
+}
+
+/* A name in the same schema for one of the pipeline's other relations. */
+static RangeVar *
+sibling_name(const char *schema, const char *name, const char *label)
+{
+	return makeRangeVar(pstrdup(schema),
+						ChooseRelationName(name, NULL, label,
+										   get_namespace_oid(schema, false), false),
+						-1);
+}
+
+/*
+ * incbatch.create_pipeline: see sql/incbatch--1.0.sql.
+ */
+Datum
+ib_create_pipeline(PG_FUNCTION_ARGS)
+{
+	static const char *const names[] = {
+		"name", "query", NULL, NULL, "late_policy", "trigger_interval",
+		"append_only", "track_lookups", NULL, "initialize", "on_error",
+		"on_lost", "if_not_exists"
+	};
+	RangeVar   *rv;
+	char	   *schema;
+	RangeVar   *definition_name;
+	RangeVar   *state_name;
+	Oid			relation;
+	Oid			definition;
+	Oid			state_table;
+	PipelineQuery *pq;
+	int			guc_level;
+
+	for (int i = 0; i < lengthof(names); i++)
+	{
+		if (names[i] != NULL)
+			ib_refuse_null(fcinfo, i, names[i]);
+	}
+	ib_shmem_require();
+	refuse_unsupported_parameters(fcinfo);
+	ib_check_trigger_interval(PG_GETARG_INTERVAL_P(ARG_TRIGGER));
+
+	rv = makeRangeVarFromNameList(textToQualifiedNameList(PG_GETARG_TEXT_PP(ARG_NAME)));
+	if (PG_GETARG_BOOL(ARG_IF_NOT_EXISTS) &&
+		ib_catalog_find_pipeline(PG_GETARG_TEXT_PP(ARG_NAME), &relation, true) != 0)
+	{
+		ereport(NOTICE,
+				errcode(ERRCODE_DUPLICATE_OBJECT),
+				errmsg("pipeline \"%s\" already exists, skipping", rv->relname));
+		PG_RETURN_OID(relation);
+	}
+	schema = get_namespace_name(RangeVarGetAndCheckCreationNamespace(rv, NoLock, &relation));
+	if (OidIsValid(relation))
+		ereport(ERROR,
+				errcode(ERRCODE_DUPLICATE_TABLE),
+				errmsg("relation \"%s\" already exists", rv->relname),
+				errhint("Choose another name for the pipeline, or drop the relation."));
+	if (isAnyTempNamespace(get_namespace_oid(schema, false)))
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+				errmsg("a pipeline cannot be temporary"),
+				errdetail("The worker, which folds changes in, is another session."),
+				errhint("Create it in an ordinary schema."));
+	rv->schemaname = schema;
+
+	definition_name = sibling_name(schema, rv->relname, "batch");
+	definition = create_definition(definition_name,
+								   text_to_cstring(PG_GETARG_TEXT_PP(ARG_QUERY)));
+
+	/* from here on names are written in full */
+	guc_level = NewGUCNestLevel();
+	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
+	pq = ib_query_analyze(ib_query_of_view(definition));
+	if (!PG_GETARG_BOOL(ARG_APPEND_ONLY))
+		check_replica_identity(pq);
+	check_query_runs(ib_query_relation_name(definition));
+
+	state_name = sibling_name(schema, rv->relname, "state");
+	create_relations(pq, quote_qualified_identifier(schema, state_name->relname),
+					 quote_qualified_identifier(schema, rv->relname));
+	state_table = RangeVarGetRelid(state_name, NoLock, false);
+	relation = RangeVarGetRelid(rv, NoLock, false);
+	insert_pipeline(fcinfo, pq, relation, definition, state_table);
+	record_dependencies(relation, definition, state_table);
+	AtEOXact_GUC(false, guc_level);
+	PG_RETURN_OID(relation);
+}

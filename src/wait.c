@@ -1,0 +1,229 @@
+/*
+ * wait.c
+ *	  The SQL functions that wait for the worker: refresh_pipeline, wait_for.
+ *
+ * They hold no XID while they wait, for the worker may be waiting for that
+ * XID to end, and nobody would see the deadlock.  Whatever keeps a pipeline
+ * from getting anywhere ends the wait with an error.
+ */
+#include "incbatch.h"
+
+#include "executor/spi.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/pg_lsn.h"
+#include "utils/snapmgr.h"
+
+#include "decode.h"
+#include "functions.h"
+#include "path.h"
+
+PG_FUNCTION_INFO_V1(ib_refresh_pipeline);
+PG_FUNCTION_INFO_V1(ib_wait_for);
+
+/* While waiting for the worker, look this often whether it still can. */
+#define WAIT_CHECK_MS 200
+
+/*
+ * The paths of a pipeline that can get anywhere.  Anything that keeps one
+ * from it is an error, for the caller would wait for ever.
+ */
+List *
+ib_running_paths(int32 pipeline)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(pipeline)};
+	MemoryContext caller = CurrentMemoryContext;
+	List	   *result = NIL;
+	Oid			save_userid;
+	int			save_context;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	ib_catalog_become_owner(&save_userid, &save_context);
+	SPI_connect();
+	if (SPI_execute_with_args("SELECT a.id, p.paused, a.state, a.last_error, p.relation::pg_catalog.text"
+							  " FROM incbatch.path a JOIN incbatch.pipeline p"
+							  " ON p.id OPERATOR(pg_catalog.=) a.pipeline"
+							  " WHERE p.id OPERATOR(pg_catalog.=) $1",
+							  1, types, values, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read incbatch.path");
+	if (SPI_processed == 0)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_OBJECT),
+				errmsg("the pipeline was dropped"));
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	tuple = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		char	   *state = SPI_getvalue(tuple, desc, 3);
+		char	   *error = SPI_getvalue(tuple, desc, 4);
+		MemoryContext spi;
+
+		if (strcmp(state, ib_path_state_name(PATH_FAILED)) == 0 ||
+			strcmp(state, ib_path_state_name(PATH_NEEDS_REBUILD)) == 0)
+			ereport(ERROR,
+					errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					errmsg("pipeline \"%s\" is in state \"%s\"",
+						   SPI_getvalue(tuple, desc, 5), state),
+					error ? errdetail("%s", error) : 0,
+					errhint("%s", strcmp(state, "failed") == 0 ?
+							"When the cause is gone, run incbatch.resume_pipeline." :
+							"Run incbatch.rebuild_pipeline."));
+		if (strcmp(SPI_getvalue(tuple, desc, 2), "t") == 0)
+			ereport(ERROR,
+					errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					errmsg("pipeline \"%s\" is paused", SPI_getvalue(tuple, desc, 5)),
+					errhint("Run incbatch.resume_pipeline first."));
+		spi = MemoryContextSwitchTo(caller);
+		result = lappend_int(result, atoi(SPI_getvalue(tuple, desc, 1)));
+		MemoryContextSwitchTo(spi);
+	}
+	SPI_finish();
+	SetUserIdAndSecContext(save_userid, save_context);
+	PopActiveSnapshot();
+	return result;
+}
+
+/*
+ * The entry of a path; from here on its moves will end wait_for_move, so that
+ * none is missed between looking at it and sleeping.
+ */
+static PathEntry *
+watch_path(int32 path)
+{
+	PathEntry  *entry = ib_path_entry_find(path);
+
+	if (entry != NULL)
+		ConditionVariablePrepareToSleep(&entry->moved);
+	return entry;
+}
+
+/*
+ * Sleep until a watched path moves; the entry may come, go and change
+ * meanwhile.
+ */
+static void
+wait_for_move(PathEntry *entry, int64 timeout_ms)
+{
+	if (entry != NULL)
+	{
+		(void) ConditionVariableTimedSleep(&entry->moved, timeout_ms, PG_WAIT_EXTENSION);
+		ConditionVariableCancelSleep();
+	}
+	else
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 Min(timeout_ms, 20), PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+	CHECK_FOR_INTERRUPTS();
+}
+
+static bool
+has_reached(PathEntry *entry, XLogRecPtr lsn)
+{
+	return entry != NULL && pg_atomic_read_u64(&entry->decoded_lsn) >= lsn;
+}
+
+/*
+ * Run a pipeline's paths until each contains what had committed before the
+ * call.
+ */
+void
+ib_refresh(int32 pipeline)
+{
+	XLogRecPtr	barrier;
+	ListCell   *lc;
+
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		ereport(ERROR,
+				errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				errmsg("a pipeline cannot be refreshed in a transaction that has written"),
+				errdetail("What the transaction wrote is folded in after its commit."),
+				errhint("Commit first."));
+	barrier = ib_emit_barrier();
+	foreach(lc, ib_running_paths(pipeline))
+	{
+		int32		path = lfirst_int(lc);
+
+		for (;;)
+		{
+			PathEntry  *entry = watch_path(path);
+
+			if (has_reached(entry, barrier))
+				break;
+			if (entry != NULL && pg_atomic_read_u64(&entry->refresh_lsn) < barrier)
+			{
+				pg_atomic_write_u64(&entry->refresh_lsn, barrier);
+				ib_database_nudge(MyDatabaseId);
+			}
+			wait_for_move(entry, WAIT_CHECK_MS);
+			if (!has_reached(ib_path_entry_find(path), barrier))
+				(void) ib_running_paths(pipeline);
+		}
+		ConditionVariableCancelSleep();
+	}
+}
+
+Datum
+ib_refresh_pipeline(PG_FUNCTION_ARGS)
+{
+	Oid			relation;
+
+	ib_refuse_null(fcinfo, 0, "name");
+	ib_shmem_require();
+	ib_refresh(ib_own_pipeline(PG_GETARG_TEXT_PP(0), &relation));
+	PG_RETURN_VOID();
+}
+
+/* Wait until the freshest path contains what committed before a position. */
+Datum
+ib_wait_for(PG_FUNCTION_ARGS)
+{
+	XLogRecPtr	lsn;
+	Interval   *timeout;
+	TimestampTz deadline;
+	Oid			relation;
+	int32		pipeline;
+
+	ib_refuse_null(fcinfo, 0, "name");
+	ib_refuse_null(fcinfo, 1, "lsn");
+	ib_refuse_null(fcinfo, 2, "timeout");
+	ib_shmem_require();
+	pipeline = ib_catalog_find_pipeline(PG_GETARG_TEXT_PP(0), &relation, false);
+	if (pg_class_aclcheck(relation, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_VIEW, get_rel_name(relation));
+	lsn = Min(PG_GETARG_LSN(1), ib_wal_end());
+	timeout = PG_GETARG_INTERVAL_P(2);
+	deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+													   TimestampTzGetDatum(GetCurrentTimestamp()),
+													   IntervalPGetDatum(timeout)));
+	XLogFlush(lsn);
+	for (;;)
+	{
+		List	   *ids = ib_running_paths(pipeline);
+		PathEntry  *entry = NULL;
+		int64		left;
+		ListCell   *lc;
+
+		foreach(lc, ids)
+		{
+			entry = watch_path(lfirst_int(lc));
+			if (entry != NULL && pg_atomic_read_u64(&entry->frontier_lsn) >= lsn)
+			{
+				ConditionVariableCancelSleep();
+				PG_RETURN_BOOL(true);
+			}
+		}
+		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		if (left <= 0)
+		{
+			ConditionVariableCancelSleep();
+			PG_RETURN_BOOL(false);
+		}
+		wait_for_move(entry, Min(left, WAIT_CHECK_MS));
+	}
+}
