@@ -9,7 +9,10 @@
 #   that does nothing for 10 s: commits that are not flushed are lost);
 # - no other transaction, an open one (it keeps the slot from moving on, so
 #   that applied transactions are decoded again), a prepared one;
-# - a backfill under way, of a pipeline created just before.
+# - a backfill under way, of a pipeline created just before;
+# - a checkpoint shortly before, which makes the slot's position durable.
+# Then the moment that async commits make dangerous: the slot's position is saved
+# while the commit of the batch is not.
 # Proves: no change is lost, none counts twice, no frontier ever goes back,
 # and everything comes up again without help.
 #
@@ -86,6 +89,12 @@ foreach my $loop (1 .. $loops)
 	my $bytes = 20_000 + int(rand(800_000));
 	until_true($look, "SELECT pg_current_wal_insert_lsn() > '$start'::pg_lsn + $bytes")
 	  or BAIL_OUT('pgbench writes nothing');
+	if (rand() < 0.5)
+	{
+		$bytes += int(rand(50_000));
+		ask($look, 'CHECKPOINT');
+		until_true($look, "SELECT pg_current_wal_insert_lsn() > '$start'::pg_lsn + $bytes");
+	}
 	if ($backfill)
 	{
 		create_pipeline($node, 'postgres', 'shop.shelves', $query{'shop.shelves'},
@@ -133,6 +142,36 @@ foreach my $loop (1 .. $loops)
 	is(backward($node, \%before), '', "$label: no frontier behind, after it");
 	$node->safe_psql('postgres', q{SELECT incbatch.drop_pipeline('shop.shelves')})
 	  if $backfill;
+}
+
+# A checkpoint leaves a record behind by which the slot can move on, and when it
+# does it is saved.  Here that is with the batch of one order, for the other
+# pipelines are beyond that record already.  Nothing may follow that batch in the
+# WAL, or its commit is written all the same.
+$node->safe_psql('postgres', "SELECT incbatch.alter_pipeline('$_', '1 hour')")
+  foreach 'shop.thirds', 'shop.by_category';
+$node->safe_psql('postgres', 'ALTER SYSTEM SET incbatch.batch_history = 0');
+$node->reload;
+my @others = grep { $_ ne 'shop.extremes' } @shop_pipelines;
+foreach my $try (1 .. 3)
+{
+	my $insert = 'INSERT INTO shop.orders (product_id, region, amount_cents) VALUES (1, %s, 50)';
+	my $look   = session($node, 'postgres');
+
+	ask($look, sprintf $insert, "'before $try'");
+	are_exact($node, 'postgres', \@shop_pipelines, "before unflushed commit $try");
+	foreach (1 .. 2)
+	{
+		ask($look, 'CHECKPOINT');
+		ask($look, "CALL incbatch.refresh_pipeline('$_')") foreach @others;
+	}
+	ask($look, sprintf $insert, "'lazy $try'");
+	until_true($look, "SELECT EXISTS (SELECT FROM shop.extremes WHERE region = 'lazy $try')");
+	$kills{stop}++;
+	$node->stop('immediate');
+	end_session($look);
+	$node->start;
+	are_exact($node, 'postgres', \@shop_pipelines, "unflushed commit $try");
 }
 
 # A test that never met what it is about proves nothing.
