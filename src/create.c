@@ -54,7 +54,7 @@ require_text(FunctionCallInfo fcinfo, int arg, const char *name, const char *val
 {
 	if (PG_ARGISNULL(arg) ||
 		strcmp(text_to_cstring(PG_GETARG_TEXT_PP(arg)), value) != 0)
-		ib_refuse_parameter(name, psprintf("'%s'", value));
+		ib_refuse_parameter(name, quote_literal_cstr(value));
 }
 
 /* Parameters that the contract names and the engine does not keep yet. */

@@ -126,6 +126,17 @@ while (pgbench_is_running($load))
 {
 	$round++;
 
+	if ($round <= 3)
+	{
+		# The same query anew: its backfill runs into the load.
+		my $late = "shop.late_$round";
+		$query{$late} =
+		  $query{ ('shop.extremes', 'shop.by_category', 'shop.thirds')[ $round - 1 ] };
+		create_pipeline($node, 'postgres', $late, $query{$late},
+			trigger_interval => '200 ms');
+		wait_for_state($node, 'postgres', $late, 'running');
+		push @names, $late;
+	}
 	foreach my $name (@names)
 	{
 		my $rows = ask($look,
@@ -139,17 +150,6 @@ while (pgbench_is_running($load))
 	$seen{$_}{ $frontier{$_} } = 1
 	  foreach grep { !m{^shop\.(authors|doomed|late)} } keys %frontier;
 
-	if ($round <= 3)
-	{
-		# The same query anew: its backfill runs into the load.
-		my $late = "shop.late_$round";
-		$query{$late} =
-		  $query{ ('shop.extremes', 'shop.by_category', 'shop.thirds')[ $round - 1 ] };
-		create_pipeline($node, 'postgres', $late, $query{$late},
-			trigger_interval => '200 ms');
-		wait_for_state($node, 'postgres', $late, 'running');
-		push @names, $late;
-	}
 	if ($round == 2)
 	{
 		is($node->safe_psql('postgres', "SELECT incbatch.drop_pipeline('shop.doomed')"),
