@@ -449,13 +449,18 @@ stop_meter(Meter *meter, IbPath *path)
 	MemoryContextSwitchTo(old);
 }
 
-/* Write the waiting lines of incbatch.batches, outside any run. */
+/*
+ * Write the waiting lines of incbatch.batches, outside any run.  They are worth
+ * no flush of their own: a crash may lose the last ones.
+ */
 void
 ib_flush_batch_log(void)
 {
 	if (batch_log == NIL)
 		return;
 	StartTransactionCommand();
+	(void) set_config_option("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE,
+							 GUC_ACTION_LOCAL, true, 0, false);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	ib_catalog_log_batches(batch_log);
 	PopActiveSnapshot();

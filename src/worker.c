@@ -10,9 +10,10 @@
  * What it knows of the pipelines is a copy of the catalog, made again when
  * the generation in shared memory moves (hooks.c, functions.c).
  *
- * Commits of the worker are asynchronous: state, frontier and log are in one
- * transaction, so a crash loses all of it or nothing, and the slot is
- * confirmed only up to frontiers whose commit has been flushed.
+ * State and frontier are in one transaction, whose commit is flushed before
+ * readers see it (but never waits for a standby): what they have seen stays,
+ * and the frontier they saw never goes back.  The slot is confirmed only up to
+ * frontiers whose commit has been flushed.
  *
  * An error ends the process; the launcher starts it again.  If it was one
  * path's own error, the path is marked failed first, so that the others go
@@ -75,7 +76,7 @@ fix_settings(void)
 		{"default_transaction_isolation", "repeatable read"},
 		{"default_transaction_read_only", "off"},
 		{"default_transaction_deferrable", "off"},
-		{"synchronous_commit", "off"},
+		{"synchronous_commit", "local"},
 		{"statement_timeout", "0"},
 		{"lock_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
