@@ -94,14 +94,41 @@ lap_ms(int64 *lap)
  */
 
 /*
- * Lock the state table for a run, unless somebody else has it locked or it is
- * gone.
+ * Lock what the query of a path reads, unless somebody else has it locked: a
+ * TRUNCATE or ALTER TABLE must not hold up the pipelines of other tables.  The
+ * source is only read to make statements, and to compute groups anew; lookups
+ * are known once there are statements.
  */
 bool
-ib_lock_state_table(IbPath *path)
+ib_lock_sources(IbPath *path, bool with_source)
+{
+	PathStatements *statements = path->statements;
+	ListCell   *lc;
+
+	if (statements == NULL || statements->stale || statements->may_recompute)
+		with_source = true;
+	if (with_source &&
+		!ConditionalLockRelationOid(path->row->source, AccessShareLock))
+		return false;
+	foreach(lc, statements == NULL ? NIL : statements->relations)
+	{
+		if (lfirst_oid(lc) != path->row->source &&
+			!ConditionalLockRelationOid(lfirst_oid(lc), AccessShareLock))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Lock all that a run needs, unless somebody else has it locked or the state
+ * table is gone.
+ */
+bool
+ib_lock_tables(IbPath *path, bool with_source)
 {
 	return ConditionalLockRelationOid(path->row->state_table, RowExclusiveLock) &&
-		SearchSysCacheExists1(RELOID, ObjectIdGetDatum(path->row->state_table));
+		SearchSysCacheExists1(RELOID, ObjectIdGetDatum(path->row->state_table)) &&
+		ib_lock_sources(path, with_source);
 }
 
 /* Give settings the values of a list, until the current nest level ends. */
@@ -518,7 +545,7 @@ ib_find_frontier(IbPath *path, const Batch *held, Frontier *frontier)
 /*
  * Run a path once.  A run that finds nothing to fold in moves the frontier in
  * memory alone, unless it is to be stored.  False: the path could not run,
- * because its state table is locked or the batch is lost.
+ * because one of its tables is locked or the batch is lost.
  */
 bool
 ib_path_run(IbPath *path, const char *reason, bool store)
@@ -535,7 +562,7 @@ ib_path_run(IbPath *path, const char *reason, bool store)
 	frontier.as_of = GetCurrentTimestamp();
 	horizon = ib_wal_end();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (!ib_lock_state_table(path))
+	if (!ib_lock_tables(path, false))
 	{
 		ib_leave_run();
 		return false;

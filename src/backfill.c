@@ -184,7 +184,7 @@ ib_path_backfill(IbPath *path)
 	frontier.as_of = GetCurrentTimestamp();
 	horizon = ib_wal_end();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (!ib_lock_state_table(path))
+	if (!ib_lock_tables(path, true))
 	{
 		ib_leave_run();
 		return false;
