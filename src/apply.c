@@ -94,27 +94,42 @@ lap_ms(int64 *lap)
  */
 
 /*
- * Lock what a run reads and writes, before it takes its snapshot: a relation
- * rewritten between snapshot and lock would look empty.  False: somebody else
- * has one of them locked, or the state table is gone; the run does not wait,
- * so that other paths do not wait for it.
+ * Lock what the query of a path reads, unless somebody else has it locked: a
+ * TRUNCATE or ALTER TABLE must not hold up the pipelines of other tables.  The
+ * source is only read to make statements, and to compute groups anew; lookups
+ * are known once there are statements.
  */
 bool
-ib_lock_relations(IbPath *path, bool read_source)
+ib_lock_sources(IbPath *path, bool with_source)
 {
+	PathStatements *statements = path->statements;
 	ListCell   *lc;
 
-	if (!ConditionalLockRelationOid(path->row->state_table, RowExclusiveLock) ||
-		!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(path->row->state_table)))
+	if (statements == NULL || statements->stale || statements->may_recompute)
+		with_source = true;
+	if (with_source &&
+		!ConditionalLockRelationOid(path->row->source, AccessShareLock))
 		return false;
-	foreach(lc, path->statements->relations)
+	foreach(lc, statements == NULL ? NIL : statements->relations)
 	{
-		if (lfirst_oid(lc) == path->row->source && !read_source)
-			continue;
-		if (!ConditionalLockRelationOid(lfirst_oid(lc), AccessShareLock))
+		if (lfirst_oid(lc) != path->row->source &&
+			!ConditionalLockRelationOid(lfirst_oid(lc), AccessShareLock))
 			return false;
 	}
 	return true;
+}
+
+/*
+ * Lock all that a run needs, unless somebody else has it locked or the state
+ * table is gone.  Done before the run takes its snapshot: a table that is
+ * rewritten between the two would look empty.
+ */
+bool
+ib_lock_tables(IbPath *path, bool with_source)
+{
+	return ConditionalLockRelationOid(path->row->state_table, RowExclusiveLock) &&
+		SearchSysCacheExists1(RELOID, ObjectIdGetDatum(path->row->state_table)) &&
+		ib_lock_sources(path, with_source);
 }
 
 /* Give settings the values of a list, until the current nest level ends. */
@@ -536,7 +551,7 @@ ib_find_frontier(IbPath *path, const Batch *held, Frontier *frontier)
 /*
  * Run a path once.  A run that finds nothing to fold in moves the frontier in
  * memory alone, unless it is to be stored.  False: the path could not run,
- * because its state table is locked or the batch is lost.
+ * because one of its tables is locked or the batch is lost.
  */
 bool
 ib_path_run(IbPath *path, const char *reason, bool store)
@@ -552,7 +567,7 @@ ib_path_run(IbPath *path, const char *reason, bool store)
 	StartTransactionCommand();
 	frontier.as_of = GetCurrentTimestamp();
 	horizon = ib_wal_end();
-	if (!ib_lock_relations(path, path->statements->may_recompute))
+	if (!ib_lock_tables(path, false))
 	{
 		CommitTransactionCommand();
 		MemoryContextSwitchTo(TopMemoryContext);

@@ -183,7 +183,7 @@ ib_path_backfill(IbPath *path)
 	StartTransactionCommand();
 	frontier.as_of = GetCurrentTimestamp();
 	horizon = ib_wal_end();
-	if (!ib_lock_relations(path, true))
+	if (!ib_lock_tables(path, true))
 	{
 		CommitTransactionCommand();
 		MemoryContextSwitchTo(TopMemoryContext);

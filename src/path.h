@@ -72,7 +72,8 @@ typedef struct OwnerScope
 } OwnerScope;
 
 extern void ib_apply_settings(List *settings);
-extern bool ib_lock_relations(IbPath *path, bool read_source);
+extern bool ib_lock_sources(IbPath *path, bool with_source);
+extern bool ib_lock_tables(IbPath *path, bool with_source);
 extern void ib_enter_owner(IbPath *path, OwnerScope *scope);
 extern void ib_leave_owner(OwnerScope *scope);
 extern int64 ib_run_statement(const char *sql, int expected,

@@ -357,14 +357,18 @@ decode_start(void)
 	return start;
 }
 
-/* Give a path its batch; what is wrong with its query is its own error. */
+/*
+ * Give a path its batch; what is wrong with its query is its own error.  Not
+ * now if somebody has a table of its query locked: the next round tries again.
+ */
 static void
 start_collecting(IbPath *path)
 {
 	PG_TRY();
 	{
 		begin_work("preparing a path");
-		ib_path_prepare(path);
+		if (ib_lock_sources(path, true))
+			ib_path_prepare(path);
 		end_work();
 	}
 	PG_CATCH();
@@ -399,6 +403,8 @@ collect(void)
 			continue;
 		}
 		start_collecting(path);
+		if (path->batch == NULL)
+			continue;
 		if (!rewind && ((holds_wal(path->row) &&
 						 path->stored_lsn < ib_decode_position()) ||
 						ib_batches_streaming()))
@@ -619,7 +625,7 @@ due(IbPath *path, bool caught_up, TimestampTz as_of)
 	int64		trigger = path->row->trigger_usecs;
 	int64		held = ib_decode_position() - path->stored_lsn;
 
-	if (!collects(path->row) || now < path->retry_at)
+	if (path->batch == NULL || now < path->retry_at)
 		return NULL;
 	if (path->row->state != PATH_RUNNING)
 		return "backfill";
