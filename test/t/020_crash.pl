@@ -124,7 +124,9 @@ foreach my $loop (1 .. $loops)
 	}
 	else
 	{
+		my $offset = -s $node->logfile;
 		kill_process('KILL', $worker);
+		$node->wait_for_log(qr/database system is ready to accept connections/, $offset);
 	}
 	wait_for_worker($node, 'postgres', $worker);
 	stop_pgbench($bench);
