@@ -435,13 +435,17 @@ stop_meter(Meter *meter, IbPath *path)
 	MemoryContextSwitchTo(old);
 }
 
-/* Write the waiting lines of incbatch.batches, outside any run. */
+/*
+ * Write the waiting lines of incbatch.batches, outside any run.  A path that
+ * is being dropped gets none: READ COMMITTED, for else that is an error.
+ */
 void
 ib_flush_batch_log(void)
 {
 	if (batch_log == NIL)
 		return;
 	StartTransactionCommand();
+	XactIsoLevel = XACT_READ_COMMITTED;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	ib_catalog_log_batches(batch_log);
 	PopActiveSnapshot();
