@@ -466,7 +466,8 @@ stop_meter(Meter *meter, IbPath *path)
 
 /*
  * Write the waiting lines of incbatch.batches, outside any run.  They are worth
- * no flush of their own: a crash may lose the last ones.
+ * no flush of their own: a crash may lose the last ones.  A path that is being
+ * dropped gets none: READ COMMITTED, for else that is an error.
  */
 void
 ib_flush_batch_log(void)
@@ -474,6 +475,7 @@ ib_flush_batch_log(void)
 	if (batch_log == NIL)
 		return;
 	StartTransactionCommand();
+	XactIsoLevel = XACT_READ_COMMITTED;
 	(void) set_config_option("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE,
 							 GUC_ACTION_LOCAL, true, 0, false);
 	PushActiveSnapshot(GetTransactionSnapshot());

@@ -301,7 +301,7 @@ log_batch(const BatchRecord *record)
 		   " wal_bytes, latency_max, strategy)"
 		   " SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
 		   " $14 OPERATOR(pg_catalog.*) '1 microsecond'::pg_catalog.interval, $15"
-		   " WHERE EXISTS (SELECT FROM incbatch.path WHERE id OPERATOR(pg_catalog.=) $1)",
+		   " FROM incbatch.path WHERE id OPERATOR(pg_catalog.=) $1 FOR KEY SHARE SKIP LOCKED",
 		   SPI_OK_INSERT, lengthof(types), types, values, NULL);
 }
 
