@@ -124,8 +124,8 @@ ib_lock_sources(IbPath *path, bool with_source)
  * table is gone.  Done before the run takes its snapshot: a table that is
  * rewritten between the two would look empty.
  */
-bool
-ib_lock_tables(IbPath *path, bool with_source)
+static bool
+lock_tables(IbPath *path, bool with_source)
 {
 	return ConditionalLockRelationOid(path->row->state_table, RowExclusiveLock) &&
 		SearchSysCacheExists1(RELOID, ObjectIdGetDatum(path->row->state_table)) &&
@@ -507,6 +507,29 @@ read_up(IbPath *path, Meter *meter)
 	return aligned;
 }
 
+/*
+ * Begin a run: its transaction, its locks, then its snapshot.  Whatever was
+ * visible at as_of, or when the WAL ended at *horizon, the snapshot sees.
+ * False: a table is locked, and no transaction is open.
+ */
+bool
+ib_begin_run(IbPath *path, bool with_source, Frontier *frontier,
+			 XLogRecPtr *horizon)
+{
+	StartTransactionCommand();
+	frontier->as_of = GetCurrentTimestamp();
+	*horizon = ib_wal_end();
+	if (!lock_tables(path, with_source))
+	{
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(TopMemoryContext);
+		return false;
+	}
+	PushActiveSnapshot(GetTransactionSnapshot());
+	ib_path_prepare(path);
+	return true;
+}
+
 /* Commit a run and remember what it stored. */
 void
 ib_commit_run(IbPath *path, const Frontier *frontier)
@@ -566,17 +589,8 @@ ib_path_run(IbPath *path, const char *reason, bool store)
 	int64		lap;
 
 	start_meter(&meter, path, reason);
-	StartTransactionCommand();
-	frontier.as_of = GetCurrentTimestamp();
-	horizon = ib_wal_end();
-	if (!ib_lock_tables(path, false))
-	{
-		CommitTransactionCommand();
-		MemoryContextSwitchTo(TopMemoryContext);
+	if (!ib_begin_run(path, false, &frontier, &horizon))
 		return false;
-	}
-	PushActiveSnapshot(GetTransactionSnapshot());
-	ib_path_prepare(path);
 	frontier.aligned = read_up(path, &meter);
 	if (path->batch->lost)
 	{

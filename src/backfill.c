@@ -180,17 +180,8 @@ ib_path_backfill(IbPath *path)
 	pg_atomic_write_u64(&path->shared->backfill_rows_done, 0);
 	pg_atomic_write_u64(&path->shared->backfill_started_at, GetCurrentTimestamp());
 
-	StartTransactionCommand();
-	frontier.as_of = GetCurrentTimestamp();
-	horizon = ib_wal_end();
-	if (!ib_lock_tables(path, true))
-	{
-		CommitTransactionCommand();
-		MemoryContextSwitchTo(TopMemoryContext);
+	if (!ib_begin_run(path, true, &frontier, &horizon))
 		return false;
-	}
-	PushActiveSnapshot(GetTransactionSnapshot());
-	ib_path_prepare(path);
 	frontier.aligned = true;
 	(void) ib_decode_upto(ib_flush_wal(), false);
 	if (ib_frontier_commits_lingering(GetActiveSnapshot(),

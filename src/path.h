@@ -55,6 +55,8 @@ extern void ib_path_publish(IbPath *path, XLogRecPtr lsn, XLogRecPtr decoded_lsn
 							TimestampTz as_of);
 extern void ib_flush_batch_log(void);
 
+extern bool ib_begin_run(IbPath *path, bool with_source, Frontier *frontier,
+						 XLogRecPtr *horizon);
 extern void ib_leave_run(void);
 extern void ib_find_frontier(IbPath *path, const Batch *held, Frontier *frontier);
 extern void ib_commit_run(IbPath *path, const Frontier *frontier);
@@ -73,7 +75,6 @@ typedef struct OwnerScope
 
 extern void ib_apply_settings(List *settings);
 extern bool ib_lock_sources(IbPath *path, bool with_source);
-extern bool ib_lock_tables(IbPath *path, bool with_source);
 extern void ib_enter_owner(IbPath *path, OwnerScope *scope);
 extern void ib_leave_owner(OwnerScope *scope);
 extern int64 ib_run_statement(const char *sql, int expected,
