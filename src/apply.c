@@ -476,7 +476,8 @@ ib_flush_batch_log(void)
 		return;
 	StartTransactionCommand();
 	XactIsoLevel = XACT_READ_COMMITTED;
-	(void) set_config_option("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE,
+	/* as a session would: a lower source changes what the end of the transaction restores */
+	(void) set_config_option("synchronous_commit", "off", PGC_SUSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	ib_catalog_log_batches(batch_log);
@@ -539,6 +540,8 @@ ib_commit_run(IbPath *path, const Frontier *frontier)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);
+	/* what readers see is flushed: see fix_settings in worker.c */
+	Assert(XactLastCommitEnd <= GetFlushRecPtr(NULL));
 	path->row->has_frontier = true;
 	path->stored_lsn = frontier->lsn;
 	path->stored_commit = XactLastCommitEnd;
