@@ -18,6 +18,7 @@ CREATE TABLE incbatch.pipeline (
     late_policy      text NOT NULL DEFAULT 'divert',
     trigger_interval interval NOT NULL,
     append_only      boolean NOT NULL,
+    track_lookups    boolean NOT NULL,
     initialize       boolean NOT NULL,
     strategy         text NOT NULL,
     paused           boolean NOT NULL DEFAULT false,
@@ -83,6 +84,7 @@ COMMENT ON COLUMN incbatch.pipeline.lateness IS 'Not used yet: always NULL, wind
 COMMENT ON COLUMN incbatch.pipeline.late_policy IS 'Not used yet: always divert.';
 COMMENT ON COLUMN incbatch.pipeline.trigger_interval IS 'Cadence of the pipeline.';
 COMMENT ON COLUMN incbatch.pipeline.append_only IS 'The source only ever gets INSERTs; its deletes are ignored.';
+COMMENT ON COLUMN incbatch.pipeline.track_lookups IS 'Changes of the joined tables are folded in too.';
 COMMENT ON COLUMN incbatch.pipeline.initialize IS 'Whether the backfill reads the source''s present rows.';
 COMMENT ON COLUMN incbatch.pipeline.strategy IS 'delta, or delta with recompute of touched groups.';
 COMMENT ON COLUMN incbatch.pipeline.paused IS 'Whether pause_pipeline was called.';
@@ -121,7 +123,7 @@ COMMENT ON COLUMN incbatch.batch.commit_ms IS 'Milliseconds spent storing the fr
 COMMENT ON COLUMN incbatch.batch.cpu_ms IS 'CPU milliseconds of the worker for the run.';
 COMMENT ON COLUMN incbatch.batch.wal_bytes IS 'WAL written by the run, in bytes.';
 COMMENT ON COLUMN incbatch.batch.latency_max IS 'Largest time from a source transaction''s commit to its visibility.';
-COMMENT ON COLUMN incbatch.batch.strategy IS 'delta, or recompute where groups were evaluated again from the source.';
+COMMENT ON COLUMN incbatch.batch.strategy IS 'delta; recompute where groups were evaluated again from the source; rebuild where all were, because a tracked lookup was truncated.';
 COMMENT ON COLUMN incbatch.batch.error IS 'Error of the batch, or NULL.';
 
 COMMENT ON TABLE incbatch.slot IS 'The replication slot that the frontiers belong to, and its database and cluster.';
@@ -151,7 +153,7 @@ CREATE FUNCTION incbatch.create_pipeline(
 ) RETURNS regclass
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_create_pipeline';
 COMMENT ON FUNCTION incbatch.create_pipeline(text, text, text, interval, text, interval, boolean, boolean, interval, boolean, text, text, boolean) IS
-'Keeps the result of a query up to date. name is the view to create, [schema.]relation; query the batch SQL, SELECT ... FROM source [JOIN lookup ...] [WHERE ...] GROUP BY .... trigger_interval is how often changes are folded in, ''0'' as soon as there are any. Returns at once; the worker backfills. A query that cannot be kept exact is refused with the reason.';
+'Keeps the result of a query up to date. name is the view to create, [schema.]relation; query the batch SQL, SELECT ... FROM source [JOIN lookup ...] [WHERE ...] GROUP BY .... trigger_interval is how often changes are folded in, ''0'' as soon as there are any. track_lookups folds in changes of the joined tables too; without it a lookup is read when a change of the source is folded in. Returns at once; the worker backfills. A query that cannot be kept exact is refused with the reason.';
 
 CREATE FUNCTION incbatch.alter_pipeline(
     name             text,
@@ -230,7 +232,7 @@ COMMENT ON EVENT TRIGGER incbatch_on_drop IS 'Drops a pipeline as a whole when o
 CREATE FUNCTION incbatch.on_rewrite() RETURNS event_trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'ib_on_rewrite';
 COMMENT ON FUNCTION incbatch.on_rewrite() IS
-'Event trigger: a pipeline whose source is set UNLOGGED, or LOGGED again, needs a rebuild, for rows written in between are in no WAL.';
+'Event trigger: a pipeline whose source, or tracked lookup, is set UNLOGGED, or LOGGED again, needs a rebuild, for rows written in between are in no WAL.';
 
 CREATE EVENT TRIGGER incbatch_on_rewrite ON table_rewrite EXECUTE FUNCTION incbatch.on_rewrite();
 COMMENT ON EVENT TRIGGER incbatch_on_rewrite IS 'A pipeline whose source is set UNLOGGED, or LOGGED again, needs a rebuild.';
@@ -292,7 +294,7 @@ SELECT p.relation::text AS pipeline, p.relation, p.query, p.source, p.event_time
        NULL::timestamptz AS watermark,
        s.state, p.strategy,
        pg_catalog.pg_get_userbyid(c.relowner) AS owner,
-       a.last_error, p.created_at, p.definition, p.append_only
+       a.last_error, p.created_at, p.definition, p.append_only, p.track_lookups
 FROM incbatch.pipeline p
 JOIN incbatch.path a ON a.pipeline = p.id
 JOIN incbatch.path_state s ON s.path = a.id
@@ -314,6 +316,7 @@ COMMENT ON COLUMN incbatch.pipelines.last_error IS 'Why the pipeline stopped, an
 COMMENT ON COLUMN incbatch.pipelines.created_at IS 'When the pipeline was created.';
 COMMENT ON COLUMN incbatch.pipelines.definition IS 'The view that is the batch query.';
 COMMENT ON COLUMN incbatch.pipelines.append_only IS 'The source only ever gets INSERTs.';
+COMMENT ON COLUMN incbatch.pipelines.track_lookups IS 'Changes of the joined tables are folded in too.';
 
 CREATE VIEW incbatch.paths AS
 SELECT p.relation::text AS pipeline, a.id AS path, a.relation, a.trigger_interval,
@@ -423,7 +426,7 @@ COMMENT ON COLUMN incbatch.batches.commit_ms IS 'Milliseconds spent storing the 
 COMMENT ON COLUMN incbatch.batches.cpu_ms IS 'CPU milliseconds of the worker for the run; reading ahead is not in it.';
 COMMENT ON COLUMN incbatch.batches.wal_bytes IS 'WAL written by the run, in bytes.';
 COMMENT ON COLUMN incbatch.batches.latency_max IS 'Largest time from a source transaction''s commit to its visibility.';
-COMMENT ON COLUMN incbatch.batches.strategy IS 'delta, or recompute where groups were evaluated again from the source.';
+COMMENT ON COLUMN incbatch.batches.strategy IS 'delta; recompute where groups were evaluated again from the source; rebuild where all were, because a tracked lookup was truncated.';
 COMMENT ON COLUMN incbatch.batches.error IS 'Error of the batch, or NULL.';
 
 CREATE VIEW incbatch.workers AS

@@ -219,7 +219,7 @@ SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', lat
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', late_policy => 'nonsense');
 \echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', track_lookups => true);
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', track_lookups => true, initialize => false);
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', retention => '1 year');
 \echo :LAST_ERROR_SQLSTATE

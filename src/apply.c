@@ -44,7 +44,6 @@
 
 #include "decode.h"
 #include "path.h"
-#include "query.h"
 
 /* Lines for incbatch.batches that wait to be written, in the worker's life. */
 static List *batch_log = NIL;
@@ -105,7 +104,8 @@ ib_lock_sources(IbPath *path, bool with_source)
 	PathStatements *statements = path->statements;
 	ListCell   *lc;
 
-	if (statements == NULL || statements->stale || statements->may_recompute)
+	if (statements == NULL || statements->stale || statements->may_recompute ||
+		path->row->track_lookups)
 		with_source = true;
 	if (with_source &&
 		!ConditionalLockRelationOid(path->row->source, AccessShareLock))
@@ -222,25 +222,19 @@ make_statements(IbPath *path)
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "incbatch statements",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	PipelineQuery *pq = ib_query_analyze(ib_query_of_view(path->row->definition));
+	Query	   *query = ib_query_of_view(path->row->definition);
+	PipelineQuery *pq = path->row->track_lookups ?
+		ib_lookups_analyze(query) : ib_query_analyze(query);
 	PathStatements *statements = palloc0(sizeof(PathStatements));
 	char	   *state_table = ib_query_relation_name(path->row->state_table);
 	int			columns;
 	ListCell   *lc;
 
-	if (path->batch == NULL)
-	{
-		Relation	source = table_open(path->row->source, AccessShareLock);
-		Frontier	none = {0};
-
-		path->batch = ib_batch_create(source, pq->needed, path->row->append_only,
-									  path->row->has_frontier ? &path->row->frontier : &none);
-		table_close(source, NoLock);
-	}
-	columns = path->batch->desc->natts;
-	ib_batch_rename_columns(path->batch);
+	ib_inputs_prepare(path, pq);
+	columns = ib_inputs_source(path)->desc->natts;
 
 	statements->context = context;
+	statements->query = pq;
 	statements->may_recompute = pq->may_recompute;
 	statements->nkeys = list_length(pq->keys);
 	statements->transform_plus = ib_delta_transform(pq, columns, false);
@@ -352,27 +346,31 @@ finish_touched(IbPath *path, Tuplestorestate *touched, int64 ntouched,
 
 /* Transform the batch and merge it into the state, as the owner. */
 static void
-fold_in(IbPath *path, bool truncated, Meter *meter)
+fold_in(IbPath *path, Meter *meter)
 {
 	PathStatements *statements = path->statements;
-	Batch	   *batch = path->batch;
-	bool		mixed = batch->negatives > 0;
+	PathInput  *source = linitial(path->inputs);
+	Batch	   *batch = source->batch;
+	/* a source that was truncated has no rows that met the lookups before */
+	Bitmapset  *changed = source->truncated ? NULL : ib_inputs_changed_lookups(path);
+	bool		mixed = batch->negatives > 0 || changed != NULL;
 	OwnerScope	scope;
 	int64		lap = ib_monotonic_usecs();
 
 	ib_enter_owner(path, &scope);
-	if (truncated)
+	if (source->truncated)
 		ib_run_statement(psprintf("DELETE FROM %s", ib_query_relation_name(path->row->state_table)),
 						 SPI_OK_DELETE, NULL);
-	if (batch->rows > 0)
+	if (batch->rows > 0 || changed != NULL)
 	{
 		Tuplestorestate *delta = tuplestore_begin_heap(false, false, work_mem);
+		const char *transform = mixed ? statements->transform_mixed : statements->transform_plus;
 
 		ib_offer_relation(BATCH_RELATION, InvalidOid, batch->desc, batch->store,
 						  batch->rows);
-		meter->record.groups_changed =
-			ib_run_statement(mixed ? statements->transform_mixed : statements->transform_plus,
-							 SPI_OK_SELECT, delta);
+		if (changed != NULL)
+			transform = ib_track_lookups(path, changed);
+		meter->record.groups_changed = ib_run_statement(transform, SPI_OK_SELECT, delta);
 		meter->record.transform_ms = lap_ms(&lap);
 
 		ib_offer_relation(DELTA_RELATION, path->row->state_table, NULL, delta,
@@ -396,6 +394,20 @@ fold_in(IbPath *path, bool truncated, Meter *meter)
 }
 
 /*
+ * A lookup was truncated: which rows it had, no change tells.  So the query is
+ * evaluated anew, which the snapshot shows as it is after the batch.
+ */
+static void
+fold_in_anew(IbPath *path, Meter *meter)
+{
+	int64		lap = ib_monotonic_usecs();
+
+	meter->record.groups_changed = ib_path_fill(path);
+	meter->record.strategy = "rebuild";
+	meter->record.transform_ms = lap_ms(&lap);
+}
+
+/*
  * Show how far a path is, and wake who waits for it.  lsn may lie behind the
  * stored frontier's: nothing for this path is between the two.  Whatever was
  * visible when the WAL ended at decoded_lsn is included: so decoded_lsn is not
@@ -409,7 +421,7 @@ ib_path_publish(IbPath *path, XLogRecPtr lsn, XLogRecPtr decoded_lsn,
 
 	pg_atomic_write_u64(&shared->as_of, as_of);
 	pg_atomic_write_u64(&shared->moved_at, GetCurrentTimestamp());
-	pg_atomic_write_u64(&shared->backlog_rows, path->batch ? path->batch->rows : 0);
+	pg_atomic_write_u64(&shared->backlog_rows, ib_inputs_rows(path));
 	if (lsn > pg_atomic_read_u64(&shared->frontier_lsn))
 		pg_atomic_write_u64(&shared->frontier_lsn, lsn);
 	if (decoded_lsn > pg_atomic_read_u64(&shared->decoded_lsn))
@@ -436,15 +448,19 @@ stop_meter(Meter *meter, IbPath *path)
 {
 	BatchRecord *record = &meter->record;
 	TimestampTz now = GetCurrentTimestamp();
+	int		   *next = palloc0(sizeof(int) * list_length(path->inputs));
+	const BatchTransaction *transaction;
 	MemoryContext old;
 
-	for (int i = 0; i < path->batch->ntransactions; i++)
+	while ((transaction = ib_inputs_next_transaction(path, next)) != NULL)
 	{
-		int64		latency = Max(now - path->batch->transactions[i].commit_time, 0);
+		int64		latency = Max(now - transaction->commit_time, 0);
 
+		record->transactions++;
 		ib_latency_add(&path->shared->latency, now, latency);
 		record->latency_max_usecs = Max(record->latency_max_usecs, latency);
 	}
+	pfree(next);
 	record->finished_at = now;
 	record->cpu_ms = (cpu_usecs() - meter->cpu_usecs) / 1000.0;
 	record->wal_bytes = pgWalUsage.wal_bytes - meter->wal_bytes;
@@ -496,13 +512,17 @@ ib_flush_batch_log(void)
 static bool
 read_up(IbPath *path, Meter *meter)
 {
+	Batch	   *batch = ib_inputs_source(path);
 	int64		lap = ib_monotonic_usecs();
 	XLogRecPtr	end = ib_flush_wal();
 	bool		aligned;
 
-	(void) ib_decode_upto(path->batch->frontier.decoded_lsn, false);
+	(void) ib_decode_upto(batch->frontier.decoded_lsn, false);
 	aligned = ib_decode_upto(end, true) >= end;
-	if (!aligned && path->statements->may_recompute && path->batch->negatives > 0)
+	/* tracked lookups are read as the snapshot sees them, and the source with them */
+	if (!aligned &&
+		(path->row->track_lookups ||
+		 (path->statements->may_recompute && batch->negatives > 0)))
 		aligned = ib_decode_upto(end, false) >= end;
 	meter->record.read_ms = lap_ms(&lap);
 	return aligned;
@@ -535,7 +555,7 @@ ib_begin_run(IbPath *path, bool with_source, Frontier *frontier,
 void
 ib_commit_run(IbPath *path, const Frontier *frontier)
 {
-	ib_batch_set_frontier(path->batch, frontier);
+	ib_inputs_set_frontier(path, frontier);
 	ib_catalog_store_frontier(path->row->path, frontier);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
@@ -558,22 +578,17 @@ ib_leave_run(void)
 }
 
 /*
- * What a run under the active snapshot will include, once the batch has been
+ * What a run under the active snapshot will include, once the batches have been
  * settled by that snapshot.
  */
 void
-ib_find_frontier(IbPath *path, const Batch *held, Frontier *frontier)
+ib_find_frontier(IbPath *path, Frontier *frontier)
 {
-	Batch	   *batch = path->batch;
-	TimestampTz before = pg_atomic_read_u64(&path->shared->as_of);
-
 	frontier->decoded_lsn = ib_decode_position();
-	frontier->lsn = held->ntransactions > 0 ?
-		held->transactions[0].commit_lsn : frontier->decoded_lsn;
+	frontier->lsn = ib_inputs_held_lsn(path, frontier->decoded_lsn);
 	frontier->snapshot = ib_frontier_current_snapshot();
 	if (!frontier->aligned)
-		frontier->as_of = batch->ntransactions == 0 ? before :
-			Max(before, batch->transactions[batch->ntransactions - 1].commit_time);
+		frontier->as_of = ib_inputs_last_commit(path, pg_atomic_read_u64(&path->shared->as_of));
 }
 
 /*
@@ -586,37 +601,37 @@ ib_path_run(IbPath *path, const char *reason, bool store)
 {
 	Frontier	frontier = {0};
 	Meter		meter;
-	Batch		held;
 	XLogRecPtr	horizon;
-	bool		truncated;
 	int64		lap;
 
 	start_meter(&meter, path, reason);
 	if (!ib_begin_run(path, false, &frontier, &horizon))
 		return false;
 	frontier.aligned = read_up(path, &meter);
-	if (path->batch->lost)
+	if (ib_inputs_lost(path))
 	{
 		ib_leave_run();
 		return false;
 	}
 
-	truncated = ib_batch_settle(path->batch, GetActiveSnapshot(), &held);
-	ib_find_frontier(path, &held, &frontier);
-	if (path->batch->ntransactions == 0 && !store)
+	ib_inputs_settle(path, GetActiveSnapshot());
+	ib_find_frontier(path, &frontier);
+	if (!ib_inputs_have_work(path) && !store)
 		ib_leave_run();
 	else
 	{
-		meter.record.transactions = path->batch->ntransactions;
-		meter.record.rows_in = path->batch->rows;
-		fold_in(path, truncated, &meter);
+		meter.record.rows_in = ib_inputs_rows(path);
+		if (ib_inputs_lookup_truncated(path))
+			fold_in_anew(path, &meter);
+		else
+			fold_in(path, &meter);
 		lap = ib_monotonic_usecs();
 		ib_commit_run(path, &frontier);
 		meter.record.commit_ms = lap_ms(&lap);
-		if (path->batch->ntransactions > 0)
+		if (ib_inputs_have_work(path))
 			stop_meter(&meter, path);
 	}
-	ib_batch_finish(path->batch, &held);
+	ib_inputs_finish(path);
 	path->ran_at = ib_monotonic_usecs();
 	ib_path_publish(path, frontier.lsn, Min(horizon, frontier.decoded_lsn),
 					frontier.as_of);

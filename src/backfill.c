@@ -31,7 +31,6 @@
 
 #include "decode.h"
 #include "path.h"
-#include "query.h"
 
 #define PROGRESS_INTERVAL_MS 250
 
@@ -129,19 +128,23 @@ evaluate(IbPath *path, Tuplestorestate *result)
 	return groups;
 }
 
-/* Replace what the state table holds, as the owner. */
-static void
-fill(IbPath *path)
+/*
+ * Replace what the state table holds by the query as the snapshot sees it, as
+ * the owner.  Returns the number of groups.
+ */
+int64
+ib_path_fill(IbPath *path)
 {
 	char	   *state_table = ib_query_relation_name(path->row->state_table);
+	int64		ngroups = 0;
 	OwnerScope	scope;
 
 	ib_enter_owner(path, &scope);
 	if (path->row->initialize)
 	{
 		Tuplestorestate *groups = tuplestore_begin_heap(false, false, work_mem);
-		int64		ngroups = evaluate(path, groups);
 
+		ngroups = evaluate(path, groups);
 		ib_run_statement(psprintf("DELETE FROM %s", state_table), SPI_OK_DELETE, NULL);
 		ib_offer_relation(DELTA_RELATION, path->row->state_table, NULL, groups, ngroups);
 		ib_run_statement(path->statements->merge_plus, SPI_OK_INSERT, NULL);
@@ -150,6 +153,7 @@ fill(IbPath *path)
 	else
 		ib_run_statement(psprintf("DELETE FROM %s", state_table), SPI_OK_DELETE, NULL);
 	ib_leave_owner(&scope);
+	return ngroups;
 }
 
 static void
@@ -172,7 +176,6 @@ bool
 ib_path_backfill(IbPath *path)
 {
 	Frontier	frontier = {0};
-	Batch		held;
 	XLogRecPtr	horizon;
 
 	if (path->row->state != PATH_BACKFILLING)
@@ -185,17 +188,17 @@ ib_path_backfill(IbPath *path)
 	frontier.aligned = true;
 	(void) ib_decode_upto(ib_flush_wal(), false);
 	if (ib_frontier_commits_lingering(GetActiveSnapshot(),
-									  ib_batch_has_transaction, path->batch))
+									  ib_inputs_have_transaction, path))
 	{
 		ib_leave_run();
 		return false;
 	}
-	(void) ib_batch_settle(path->batch, GetActiveSnapshot(), &held);
-	ib_find_frontier(path, &held, &frontier);
-	fill(path);
+	ib_inputs_settle(path, GetActiveSnapshot());
+	ib_find_frontier(path, &frontier);
+	(void) ib_path_fill(path);
 	ib_catalog_set_state(path->row->path, PATH_RUNNING, NULL);
 	ib_commit_run(path, &frontier);
-	ib_batch_finish(path->batch, &held);
+	ib_inputs_finish(path);
 
 	path->row->state = PATH_RUNNING;
 	path->confirmable = path->stored_lsn;	/* should this be lost, it starts anew */

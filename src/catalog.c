@@ -137,7 +137,7 @@ ib_catalog_paths(void)
 		   " p.source::pg_catalog.oid, a.relation::pg_catalog.oid,"
 		   " (extract(epoch FROM a.trigger_interval) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8,"
 		   " p.append_only, p.initialize, p.paused, a.state, p.settings,"
-		   " f.lsn, f.decoded_lsn, f.snapshot, f.aligned, f.as_of"
+		   " f.lsn, f.decoded_lsn, f.snapshot, f.aligned, f.as_of, p.track_lookups"
 		   " FROM incbatch.path a JOIN incbatch.pipeline p ON p.id OPERATOR(pg_catalog.=) a.pipeline"
 		   " LEFT JOIN incbatch.frontier f ON f.path OPERATOR(pg_catalog.=) a.id"
 		   " ORDER BY a.id",
@@ -166,6 +166,7 @@ ib_catalog_paths(void)
 		row->has_frontier = !isnull;
 		if (row->has_frontier)
 			read_frontier(tuple, 13, &row->frontier);
+		row->track_lookups = DatumGetBool(column(tuple, 18, NULL));
 		result = lappend(result, row);
 		MemoryContextSwitchTo(spi);
 	}

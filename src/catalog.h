@@ -31,6 +31,7 @@ typedef struct PathRow
 	Oid			state_table;
 	int64		trigger_usecs;
 	bool		append_only;
+	bool		track_lookups;
 	bool		initialize;
 	bool		paused;
 	PathState	state;

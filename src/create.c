@@ -64,12 +64,16 @@ refuse_unsupported_parameters(FunctionCallInfo fcinfo)
 	if (!PG_ARGISNULL(ARG_LATENESS))
 		ib_refuse_parameter("lateness", "NULL");
 	require_text(fcinfo, ARG_LATE_POLICY, "late_policy", "divert");
-	if (PG_GETARG_BOOL(ARG_TRACK_LOOKUPS))
-		ib_refuse_parameter("track_lookups", "false");
 	if (!PG_ARGISNULL(ARG_RETENTION))
 		ib_refuse_parameter("retention", "NULL");
 	require_text(fcinfo, ARG_ON_ERROR, "on_error", "stop");
 	require_text(fcinfo, ARG_ON_LOST, "on_lost", "stop");
+	if (PG_GETARG_BOOL(ARG_TRACK_LOOKUPS) && !PG_GETARG_BOOL(ARG_INITIALIZE))
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("track_lookups cannot go without initialize"),
+				errdetail("A lookup row that changes takes all rows of the source that match it along, also those from before."),
+				errhint("Leave one of the two out."));
 }
 
 /* The one SELECT that the text must be. */
@@ -138,9 +142,9 @@ create_definition(RangeVar *name, const char *query)
  * take a row out again.
  */
 static void
-check_replica_identity(PipelineQuery *pq)
+check_replica_identity(Oid relid, const Bitmapset *needed, const char *otherwise)
 {
-	Relation	rel = table_open(pq->source, AccessShareLock);
+	Relation	rel = table_open(relid, AccessShareLock);
 	bool		told = rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL;
 
 	if (!told)
@@ -148,8 +152,9 @@ check_replica_identity(PipelineQuery *pq)
 		Bitmapset  *identity = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_IDENTITY_KEY);
 		int			attnum = -1;
 
-		told = true;
-		while ((attnum = bms_next_member(pq->needed, attnum)) >= 0)
+		/* without any, a DELETE does not even tell that there was a row */
+		told = identity != NULL;
+		while ((attnum = bms_next_member(needed, attnum)) >= 0)
 			told = told && bms_is_member(attnum - FirstLowInvalidHeapAttributeNumber, identity);
 	}
 	if (!told)
@@ -158,9 +163,26 @@ check_replica_identity(PipelineQuery *pq)
 				errmsg("the replica identity of table \"%s\" does not tell old values",
 					   RelationGetRelationName(rel)),
 				errdetail("After an UPDATE or DELETE the pipeline could not take the old row out of its group."),
-				errhint("Run ALTER TABLE %s REPLICA IDENTITY FULL; or pass append_only => true if the table only ever gets INSERTs.",
-						ib_query_relation_name(pq->source)));
+				errhint("Run ALTER TABLE %s REPLICA IDENTITY FULL; or %s.",
+						ib_query_relation_name(relid), otherwise));
 	table_close(rel, NoLock);
+}
+
+static void
+check_replica_identities(PipelineQuery *pq, bool append_only)
+{
+	ListCell   *lc;
+
+	if (!append_only)
+		check_replica_identity(pq->source, pq->needed,
+							   "pass append_only => true if the table only ever gets INSERTs");
+	foreach(lc, pq->lookups)
+	{
+		TrackedLookup *lookup = lfirst(lc);
+
+		check_replica_identity(lookup->relid, lookup->needed,
+							   "create the pipeline without track_lookups");
+	}
 }
 
 /* The column with the event time: as given, or that of the window. */
@@ -268,7 +290,7 @@ insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 {
 	char	   *event_time = find_event_time(fcinfo, pq);
 	Oid			types[] = {OIDOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, TEXTOID,
-	INTERVALOID, BOOLOID, BOOLOID, TEXTOID, OIDOID};
+	INTERVALOID, BOOLOID, BOOLOID, TEXTOID, OIDOID, BOOLOID};
 	Datum		values[] = {
 		ObjectIdGetDatum(relation),
 		ObjectIdGetDatum(definition),
@@ -281,14 +303,16 @@ insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 		PG_GETARG_DATUM(ARG_INITIALIZE),
 		CStringGetTextDatum(pq->may_recompute ? "delta, recompute" : "delta"),
 		ObjectIdGetDatum(state_table),
+		PG_GETARG_DATUM(ARG_TRACK_LOOKUPS),
 	};
-	char		nulls[] = "           ";
+	char		nulls[] = "            ";
 
 	if (event_time == NULL)
 		nulls[5] = 'n';
 	ib_change_catalog("WITH p AS (INSERT INTO incbatch.pipeline (relation, definition, source, query,"
-				   " settings, event_time, trigger_interval, append_only, initialize, strategy)"
-				   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING id, trigger_interval)"
+				   " settings, event_time, trigger_interval, append_only, initialize, strategy,"
+				   " track_lookups)"
+				   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $12) RETURNING id, trigger_interval)"
 				   " INSERT INTO incbatch.path (pipeline, relation, trigger_interval)"
 				   " SELECT id, $11, trigger_interval FROM p",
 				   SPI_OK_INSERT, lengthof(types), types, values, nulls);
@@ -364,9 +388,10 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 	/* from here on names are written in full */
 	guc_level = NewGUCNestLevel();
 	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
-	pq = ib_query_analyze(ib_query_of_view(definition));
-	if (!PG_GETARG_BOOL(ARG_APPEND_ONLY))
-		check_replica_identity(pq);
+	pq = PG_GETARG_BOOL(ARG_TRACK_LOOKUPS) ?
+		ib_lookups_analyze(ib_query_of_view(definition)) :
+		ib_query_analyze(ib_query_of_view(definition));
+	check_replica_identities(pq, PG_GETARG_BOOL(ARG_APPEND_ONLY));
 	check_query_runs(ib_query_relation_name(definition));
 
 	state_name = sibling_name(schema, rv->relname, "state");

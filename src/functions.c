@@ -319,8 +319,8 @@ ib_on_drop(PG_FUNCTION_ARGS)
 }
 
 /*
- * Event trigger on table_rewrite: what is written to a source while it is
- * unlogged is in no WAL.  The other rewrites leave the columns that a query
+ * Event trigger on table_rewrite: what is written to a source, or to a lookup
+ * that is tracked, while it is unlogged is in no WAL.  The other rewrites leave the columns that a query
  * reads as they are, for its view depends on them.
  */
 Datum
@@ -333,9 +333,16 @@ ib_on_rewrite(PG_FUNCTION_ARGS)
 
 	ib_change_catalog("UPDATE incbatch.path a SET state = 'needs_rebuild',"
 				   " state_since = pg_catalog.clock_timestamp(), last_error ="
-				   " pg_catalog.format('table %s was set UNLOGGED or LOGGED; run incbatch.rebuild_pipeline', p.source)"
+				   " pg_catalog.format('table %s was set UNLOGGED or LOGGED; run incbatch.rebuild_pipeline',"
+				   " pg_catalog.pg_event_trigger_table_rewrite_oid()::pg_catalog.regclass)"
 				   " FROM incbatch.pipeline p WHERE p.id OPERATOR(pg_catalog.=) a.pipeline"
-				   " AND p.source::pg_catalog.oid OPERATOR(pg_catalog.=) pg_catalog.pg_event_trigger_table_rewrite_oid()"
+				   " AND (p.source::pg_catalog.oid OPERATOR(pg_catalog.=) pg_catalog.pg_event_trigger_table_rewrite_oid()"
+				   " OR p.track_lookups AND EXISTS (SELECT FROM pg_catalog.pg_depend d"
+				   " JOIN pg_catalog.pg_rewrite r ON r.oid OPERATOR(pg_catalog.=) d.objid"
+				   " WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_rewrite'::pg_catalog.regclass"
+				   " AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass"
+				   " AND d.refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_event_trigger_table_rewrite_oid()"
+				   " AND r.ev_class OPERATOR(pg_catalog.=) p.definition::pg_catalog.oid))"
 				   " AND pg_catalog.pg_event_trigger_table_rewrite_reason() OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.<>) 0"
 				   " AND a.state OPERATOR(pg_catalog.<>) ALL ('{initializing,backfilling}')",
 				   SPI_OK_UPDATE, 0, NULL, NULL, NULL);

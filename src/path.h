@@ -9,6 +9,7 @@
 
 #include "batch.h"
 #include "catalog.h"
+#include "query.h"
 #include "shmem.h"
 
 /* The statements of a path, made from its query. */
@@ -25,18 +26,28 @@ typedef struct PathStatements
 	char	   *recompute_null_keys;
 	char	   *initial;
 	int			nkeys;
+	PipelineQuery *query;
+	List	   *tracked;		/* what track.c made so far */
 	List	   *relations;		/* OIDs that the names in them stand for */
 	bool		stale;			/* one of these changed */
 	bool		proven;			/* a run succeeded with them */
 } PathStatements;
+
+/* What a path collects: its source's changes, or a tracked lookup's. */
+typedef struct PathInput
+{
+	int			index;			/* in the query's range table */
+	Batch	   *batch;
+	Batch		held;			/* in a run: what its snapshot does not see */
+	bool		truncated;		/* in a run: was the table truncated? */
+} PathInput;
 
 typedef struct IbPath
 {
 	PathRow    *row;
 	MemoryContext context;		/* what the row points to; reset at each reload */
 	PathEntry  *shared;
-	Batch	   *batch;			/* NULL: not collecting */
-	XLogRecPtr	collecting_since;	/* commits from here on are in the batch */
+	List	   *inputs;			/* of PathInput, the source first; NIL: not collecting */
 	PathStatements *statements; /* NULL: to be made */
 	XLogRecPtr	stored_lsn;		/* frontier as the catalog has it */
 	XLogRecPtr	stored_commit;	/* end of the commit that stored it */
@@ -58,12 +69,36 @@ extern void ib_flush_batch_log(void);
 extern bool ib_begin_run(IbPath *path, bool with_source, Frontier *frontier,
 						 XLogRecPtr *horizon);
 extern void ib_leave_run(void);
-extern void ib_find_frontier(IbPath *path, const Batch *held, Frontier *frontier);
+extern void ib_find_frontier(IbPath *path, Frontier *frontier);
 extern void ib_commit_run(IbPath *path, const Frontier *frontier);
+
+/* inputs.c */
+extern void ib_inputs_prepare(IbPath *path, PipelineQuery *pq);
+extern void ib_inputs_destroy(IbPath *path);
+extern void ib_inputs_empty(IbPath *path);
+extern Batch *ib_inputs_source(const IbPath *path);
+extern void ib_inputs_set_frontier(IbPath *path, const Frontier *frontier);
+extern bool ib_inputs_have_work(const IbPath *path);
+extern int64 ib_inputs_rows(const IbPath *path);
+extern const char *ib_inputs_lost(const IbPath *path);
+extern bool ib_inputs_full(const IbPath *path);
+extern void ib_inputs_note_stuck(IbPath *path);
+extern bool ib_inputs_have_transaction(TransactionId xid, void *path);
+extern void ib_inputs_settle(IbPath *path, Snapshot snapshot);
+extern XLogRecPtr ib_inputs_held_lsn(const IbPath *path, XLogRecPtr lsn);
+extern void ib_inputs_finish(IbPath *path);
+extern const BatchTransaction *ib_inputs_next_transaction(const IbPath *path, int *next);
+extern TimestampTz ib_inputs_last_commit(const IbPath *path, TimestampTz last);
+extern Bitmapset *ib_inputs_changed_lookups(const IbPath *path);
+extern bool ib_inputs_lookup_truncated(const IbPath *path);
+
+/* track.c */
+extern const char *ib_track_lookups(IbPath *path, Bitmapset *changed);
 
 /* backfill.c */
 extern void ib_backfill_init(void);
 extern bool ib_path_backfill(IbPath *path);
+extern int64 ib_path_fill(IbPath *path);
 
 /* shared by the two: running a path's statements as its owner */
 typedef struct OwnerScope

@@ -597,14 +597,22 @@ use_window_start(Node *node, void *context)
 	return node;
 }
 
+/* Let a query read what a run offers in the place of one of its tables. */
+void
+ib_query_replace(Query *query, const StandIn *stand_in)
+{
+	replace_relation(rt_fetch(stand_in->index, query->rtable), stand_in->name,
+					 batch_column_names(stand_in->relid, stand_in->columns));
+}
+
 /* The last column of a batch; a row without it has weight +1 (collect.c). */
 static Expr *
-weight_of_row(PipelineQuery *pq, int batch_columns)
+weight_of_row(const StandIn *stand_in)
 {
 	CoalesceExpr *weight = makeNode(CoalesceExpr);
 
 	weight->coalescetype = INT4OID;
-	weight->args = list_make2(makeVar(pq->source_index, batch_columns, INT4OID,
+	weight->args = list_make2(makeVar(stand_in->index, stand_in->columns, INT4OID,
 									  -1, InvalidOid, 0),
 							  makeConst(INT4OID, -1, InvalidOid, sizeof(int32),
 										Int32GetDatum(1), false, true));
@@ -612,13 +620,39 @@ weight_of_row(PipelineQuery *pq, int batch_columns)
 	return (Expr *) weight;
 }
 
+/* The weight of a row that several rows were joined to. */
+static Expr *
+weight_of_join(List *stand_ins, int sign)
+{
+	Expr	   *weight = NULL;
+	ListCell   *lc;
+
+	foreach(lc, stand_ins)
+	{
+		StandIn    *stand_in = lfirst(lc);
+
+		if (!stand_in->weighted)
+			continue;
+		weight = weight == NULL ? weight_of_row(stand_in) :
+			(Expr *) makeFuncExpr(F_INT4MUL, INT4OID,
+								  list_make2(weight, weight_of_row(stand_in)),
+								  InvalidOid, InvalidOid, COERCE_EXPLICIT_CALL);
+	}
+	if (sign < 0)
+		weight = (Expr *) makeFuncExpr(F_INT4UM, INT4OID, list_make1(weight),
+									   InvalidOid, InvalidOid, COERCE_EXPLICIT_CALL);
+	return weight;
+}
+
 /*
  * The rows that enter the aggregation: the keys by their names, the arguments
- * of the aggregates, their filters, and from a batch the weight.
+ * of the aggregates, their filters.  With stand-ins, at least one of them
+ * weighted, the rows come from a batch: then also the weight, times a sign.
  */
 char *
-ib_query_rows_text(PipelineQuery *pq, bool from_batch, int batch_columns)
+ib_query_rows_of(PipelineQuery *pq, List *stand_ins, int sign)
 {
+	bool		from_batch = stand_ins != NIL;
 	Query	   *query = copyObject(pq->query);
 	ListCell   *lc;
 
@@ -648,12 +682,32 @@ ib_query_rows_text(PipelineQuery *pq, bool from_batch, int batch_columns)
 			add_target(query, copyObject(input->filter), psprintf(INPUT_FILTER "%d", input->number));
 	}
 	if (from_batch)
-	{
-		add_target(query, weight_of_row(pq, batch_columns), INPUT_WEIGHT);
-		replace_relation(rt_fetch(pq->source_index, query->rtable), BATCH_RELATION,
-						 batch_column_names(pq->source, batch_columns));
-	}
+		add_target(query, weight_of_join(stand_ins, sign), INPUT_WEIGHT);
+	foreach(lc, stand_ins)
+		ib_query_replace(query, lfirst(lc));
 	return pg_get_querydef(query, false);
+}
+
+/*
+ * The rows that enter the aggregation, from the tables of the query or from a
+ * batch of the source's changes and of those of the lookups that changed.
+ */
+char *
+ib_query_rows_text(PipelineQuery *pq, bool from_batch, int batch_columns)
+{
+	StandIn		source = {
+		.index = pq->source_index,
+		.relid = pq->source,
+		.name = BATCH_RELATION,
+		.columns = batch_columns,
+		.weighted = true,
+	};
+
+	if (!from_batch)
+		return ib_query_rows_of(pq, NIL, 1);
+	if (pq->changed == NULL)
+		return ib_query_rows_of(pq, list_make1(&source), 1);
+	return ib_lookups_rows_text(pq, batch_columns);
 }
 
 /* Replace keys and aggregates by the columns of the state (entry 1). */

@@ -24,6 +24,7 @@
 #define BATCH_WEIGHT "incbatch_weight"
 #define DELTA_RELATION "incbatch_delta"
 #define TOUCHED_RELATION "incbatch_touched"
+#define AFFECTED_RELATION "incbatch_affected"
 
 /* What the merge says of a group that needs more work; its keys follow. */
 #define TOUCHED_ROW "incbatch_row"
@@ -75,6 +76,26 @@ typedef struct AggregateColumn
 	bool		may_recompute;
 } AggregateColumn;
 
+/* A lookup whose changes are folded in too; a table used twice is two. */
+typedef struct TrackedLookup
+{
+	int			index;			/* in the range table */
+	Oid			relid;
+	Bitmapset  *needed;			/* its columns that are read */
+	bool		nullable;		/* on the right of a LEFT JOIN */
+	int			columns;		/* of its batch */
+} TrackedLookup;
+
+/* What a run offers by a name, in the place of a table of the query. */
+typedef struct StandIn
+{
+	int			index;			/* in the range table */
+	Oid			relid;			/* the table */
+	char	   *name;
+	int			columns;		/* those of the table, and the weight */
+	bool		weighted;
+} StandIn;
+
 typedef struct PipelineQuery
 {
 	Query	   *query;
@@ -87,6 +108,8 @@ typedef struct PipelineQuery
 	List	   *aggregates;		/* of AggregateColumn */
 	char	   *event_time;		/* column of the source, or NULL */
 	bool		may_recompute;
+	List	   *lookups;		/* of TrackedLookup */
+	Bitmapset  *changed;		/* those of them whose changes are in the batch */
 } PipelineQuery;
 
 #define ROW_COUNT_COLUMN "row_count"
@@ -97,9 +120,20 @@ extern Query *ib_query_of_view(Oid view);
 extern char *ib_query_view_text(PipelineQuery *pq, const char *state_table);
 extern char *ib_query_rows_text(PipelineQuery *pq, bool from_batch,
 								int batch_columns);
+extern char *ib_query_rows_of(PipelineQuery *pq, List *stand_ins, int sign);
+extern void ib_query_replace(Query *query, const StandIn *stand_in);
 extern char *ib_query_relation_name(Oid relid);
 extern char *ib_query_operator(Oid opno);
 extern char *ib_query_type(Oid type, int32 typmod, Oid collation);
+
+/* lookups.c */
+extern PipelineQuery *ib_lookups_analyze(Query *query);
+extern char *ib_lookups_rows_text(PipelineQuery *pq, int batch_columns);
+extern char *ib_lookups_affected(PipelineQuery *pq, int batch_columns);
+extern char *ib_lookups_present(TrackedLookup *lookup);
+extern char *ib_lookups_batch_name(const TrackedLookup *lookup);
+extern char *ib_lookups_old_name(const TrackedLookup *lookup);
+extern bool ib_lookups_reads_old(const PipelineQuery *pq);
 
 /* aggregate.c */
 extern void ib_aggregate_add(PipelineQuery *pq, Aggref *aggref);

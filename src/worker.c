@@ -173,9 +173,7 @@ static void
 stop_collecting(IbPath *path)
 {
 	ib_path_forget_statements(path);
-	if (path->batch != NULL)
-		ib_batch_destroy(path->batch);
-	path->batch = NULL;
+	ib_inputs_destroy(path);
 }
 
 static void
@@ -413,7 +411,7 @@ collect(void)
 
 		if (!collects(path->row))
 			continue;
-		if (path->batch != NULL)
+		if (path->inputs != NIL)
 		{
 			/* what changed may be that the source cannot be one any more */
 			if (path->statements == NULL || path->statements->stale)
@@ -421,7 +419,7 @@ collect(void)
 			continue;
 		}
 		start_collecting(path);
-		if (path->batch == NULL)
+		if (path->inputs == NIL)
 			continue;
 		if (!rewind && ((holds_wal(path->row) &&
 						 path->stored_lsn < ib_decode_position()) ||
@@ -434,12 +432,7 @@ collect(void)
 		ib_decode_close();
 		ib_batches_forget_streams();
 		foreach(lc, paths)
-		{
-			IbPath	   *path = lfirst(lc);
-
-			if (path->batch != NULL)
-				ib_batch_empty(path->batch);
-		}
+			ib_inputs_empty(lfirst(lc));
 		read_upto = InvalidXLogRecPtr;
 		StartTransactionCommand();
 		ib_decode_open(decode_start());
@@ -622,12 +615,11 @@ run_path(IbPath *path, const char *reason, bool store)
 
 	if (done && path->statements != NULL)
 		path->statements->proven = true;
-	if (path->batch != NULL && path->batch->lost)
-		lose_place(path, path->batch->lost);
+	if (ib_inputs_lost(path))
+		lose_place(path, ib_inputs_lost(path));
 	else if (!done)
 		path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
-	if (path->batch != NULL)
-		path->batch->stuck = ib_batch_is_full(path->batch);
+	ib_inputs_note_stuck(path);
 	pg_atomic_write_u64(&me->heartbeat_at, GetCurrentTimestamp());
 }
 
@@ -642,26 +634,27 @@ due(IbPath *path, bool caught_up, TimestampTz as_of)
 	PathEntry  *shared = path->shared;
 	int64		trigger = path->row->trigger_usecs;
 	int64		held = ib_decode_position() - path->stored_lsn;
+	bool		has_work = ib_inputs_have_work(path);
 
-	if (path->batch == NULL || now < path->retry_at)
+	if (path->inputs == NIL || now < path->retry_at)
 		return NULL;
 	if (path->row->state != PATH_RUNNING)
 		return "backfill";
-	if (path->batch->lost)
+	if (ib_inputs_lost(path))
 		return "lost";
 	/* the decoder went back for another path and is not yet here again */
-	if (path->batch->ntransactions == 0 &&
-		ib_decode_position() < path->batch->frontier.decoded_lsn)
+	if (!has_work &&
+		ib_decode_position() < ib_inputs_source(path)->frontier.decoded_lsn)
 		return NULL;
 	if (pg_atomic_read_u64(&shared->refresh_lsn) > pg_atomic_read_u64(&shared->decoded_lsn))
 		return "refresh";
-	if (ib_batch_is_full(path->batch) && !path->batch->stuck)
+	if (ib_inputs_full(path))
 		return "full";
 	if (held > retained_limit() / 2)
-		return path->batch->ntransactions > 0 ? "full" : "quiet";
+		return has_work ? "full" : "quiet";
 	if (now - path->ran_at < trigger)
 		return NULL;
-	if (path->batch->ntransactions > 0)
+	if (has_work)
 		return "trigger";
 	if (caught_up)
 	{
@@ -687,8 +680,8 @@ run_due_paths(bool caught_up, TimestampTz as_of)
 		if (reason != NULL)
 			run_path(path, reason, strcmp(reason, "refresh") == 0 ||
 					 strcmp(reason, "quiet") == 0);
-		if (path->batch != NULL)
-			pg_atomic_write_u64(&path->shared->backlog_rows, path->batch->rows);
+		if (path->inputs != NIL)
+			pg_atomic_write_u64(&path->shared->backlog_rows, ib_inputs_rows(path));
 	}
 }
 
