@@ -163,8 +163,8 @@ check_replica_identity(PipelineQuery *pq)
 	table_close(rel, NoLock);
 }
 
-/* The column with the event time: as given, or that of the window. */
-static char *
+/* The column with the event time: as given, or that of the window; 0: none. */
+static AttrNumber
 find_event_time(FunctionCallInfo fcinfo, PipelineQuery *pq)
 {
 	char	   *name;
@@ -172,7 +172,7 @@ find_event_time(FunctionCallInfo fcinfo, PipelineQuery *pq)
 	Oid			type;
 
 	if (PG_ARGISNULL(ARG_EVENT_TIME))
-		return pq->event_time;
+		return ib_watermark_event_time(pq);
 	name = text_to_cstring(PG_GETARG_TEXT_PP(ARG_EVENT_TIME));
 	attnum = get_attnum(pq->source, name);
 	if (attnum <= 0)
@@ -188,7 +188,7 @@ find_event_time(FunctionCallInfo fcinfo, PipelineQuery *pq)
 				errmsg("event_time column \"%s\" is of type %s",
 					   name, format_type_be(type)),
 				errhint("It must be a timestamp, timestamp with time zone or date."));
-	return name;
+	return attnum;
 }
 
 static Datum
@@ -266,8 +266,8 @@ static void
 insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 				Oid definition, Oid state_table)
 {
-	char	   *event_time = find_event_time(fcinfo, pq);
-	Oid			types[] = {OIDOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, TEXTOID,
+	AttrNumber	event_time = find_event_time(fcinfo, pq);
+	Oid			types[] = {OIDOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, INT2OID,
 	INTERVALOID, BOOLOID, BOOLOID, TEXTOID, OIDOID};
 	Datum		values[] = {
 		ObjectIdGetDatum(relation),
@@ -275,7 +275,7 @@ insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 		ObjectIdGetDatum(pq->source),
 		PG_GETARG_DATUM(ARG_QUERY),
 		current_settings(),
-		event_time ? CStringGetTextDatum(event_time) : (Datum) 0,
+		Int16GetDatum(event_time),
 		PG_GETARG_DATUM(ARG_TRIGGER),
 		PG_GETARG_DATUM(ARG_APPEND_ONLY),
 		PG_GETARG_DATUM(ARG_INITIALIZE),
@@ -284,7 +284,7 @@ insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 	};
 	char		nulls[] = "           ";
 
-	if (event_time == NULL)
+	if (event_time == InvalidAttrNumber)
 		nulls[5] = 'n';
 	ib_change_catalog("WITH p AS (INSERT INTO incbatch.pipeline (relation, definition, source, query,"
 				   " settings, event_time, trigger_interval, append_only, initialize, strategy)"

@@ -153,8 +153,8 @@ refuse_changing_function(Oid funcid, void *context)
 	if (volatility == PROVOLATILE_IMMUTABLE)
 		return false;
 	if (volatility == PROVOLATILE_STABLE &&
-		get_func_namespace(funcid) == PG_CATALOG_NAMESPACE &&
-		!is_unstable(funcid))
+		((get_func_namespace(funcid) == PG_CATALOG_NAMESPACE &&
+		  !is_unstable(funcid)) || ib_is_window_function(funcid)))
 		return false;
 	ereport(ERROR,
 			errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -350,8 +350,9 @@ check_lookups(PipelineQuery *pq)
 				   "Join other tables as lookups only.");
 		if (rte->tablesample)
 			refuse("TABLESAMPLE", "Its rows differ at each run.", "Leave it out.");
-		if (rte->rtekind != RTE_RELATION && !is_values_list(rte))
-			refuse("subqueries or functions in FROM",
+		if (rte->rtekind != RTE_RELATION && rte->rtekind != RTE_FUNCTION &&
+			!is_values_list(rte))
+			refuse("subqueries in FROM",
 				   "They are not supported yet.",
 				   "Join the tables directly, or make the subquery a view and join that.");
 	}
@@ -366,6 +367,7 @@ find_needed_columns(PipelineQuery *pq)
 	Query	   *query = copyObject(pq->query);
 	Bitmapset  *attnos = NULL;
 	int			attno = -1;
+	ListCell   *lc;
 
 	query->targetList = (List *)
 		flatten_join_alias_vars(query, (Node *) query->targetList);
@@ -375,6 +377,14 @@ find_needed_columns(PipelineQuery *pq)
 	pull_varattnos((Node *) query->targetList, pq->source_index, &attnos);
 	pull_varattnos((Node *) query->havingQual, pq->source_index, &attnos);
 	pull_varattnos((Node *) query->jointree, pq->source_index, &attnos);
+	foreach(lc, query->rtable)
+	{
+		/* functions in FROM take columns of the source as arguments */
+		List	   *functions = lfirst_node(RangeTblEntry, lc)->functions;
+
+		pull_varattnos(flatten_join_alias_vars(query, (Node *) functions),
+					   pq->source_index, &attnos);
+	}
 
 	while ((attno = bms_next_member(attnos, attno)) >= 0)
 	{
@@ -442,26 +452,6 @@ add_key(PipelineQuery *pq, SortGroupClause *clause)
 	pq->keys = lappend(pq->keys, key);
 }
 
-/* The source's column under a window function such as date_trunc, if any. */
-static char *
-window_column(PipelineQuery *pq, Expr *expr)
-{
-	List	   *vars = pull_var_clause((Node *) expr, 0);
-	char	   *name = NULL;
-
-	if (IsA(expr, FuncExpr) && list_length(vars) == 1)
-	{
-		char	   *function = get_func_name(((FuncExpr *) expr)->funcid);
-		Var		   *var = linitial(vars);
-
-		if ((strcmp(function, "date_trunc") == 0 ||
-			 strcmp(function, "date_bin") == 0) &&
-			var->varno == pq->source_index)
-			name = get_attname(pq->source, var->varattno, false);
-	}
-	return name;
-}
-
 static bool
 collect_aggregates(Node *node, PipelineQuery *pq)
 {
@@ -505,12 +495,7 @@ ib_query_analyze(Query *query)
 	(void) collect_aggregates(query->havingQual, pq);
 	if (pq->state == NIL)
 		ib_aggregate_add(pq, NULL);
-
-	foreach(lc, pq->keys)
-	{
-		if (pq->event_time == NULL)
-			pq->event_time = window_column(pq, ((KeyColumn *) lfirst(lc))->expr);
-	}
+	ib_watermark_find_windows(pq);
 	return pq;
 }
 

@@ -75,6 +75,18 @@ typedef struct AggregateColumn
 	bool		may_recompute;
 } AggregateColumn;
 
+/*
+ * A key that is a window of time: it never falls as one column of the source,
+ * the event time, rises.
+ */
+typedef struct WindowKey
+{
+	KeyColumn  *key;
+	AttrNumber	column;			/* the event time */
+	Expr	   *expr;			/* the key, over the columns of base tables */
+	char	   *output;			/* its column in the result, or NULL */
+} WindowKey;
+
 typedef struct PipelineQuery
 {
 	Query	   *query;
@@ -85,7 +97,7 @@ typedef struct PipelineQuery
 	List	   *inputs;			/* of AggregateInput */
 	List	   *state;			/* of StateColumn, the row count first */
 	List	   *aggregates;		/* of AggregateColumn */
-	char	   *event_time;		/* column of the source, or NULL */
+	List	   *windows;		/* of WindowKey */
 	bool		may_recompute;
 } PipelineQuery;
 
@@ -116,5 +128,12 @@ extern char *ib_delta_key_list(PipelineQuery *pq, const char *qualifier);
 /* recompute.c */
 extern char *ib_recompute(PipelineQuery *pq, const char *state_table,
 						  bool null_keys);
+
+/* tumble.c */
+extern bool ib_is_window_function(Oid funcid);
+
+/* watermark.c */
+extern void ib_watermark_find_windows(PipelineQuery *pq);
+extern AttrNumber ib_watermark_event_time(PipelineQuery *pq);
 
 #endif							/* IB_QUERY_H */
