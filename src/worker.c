@@ -197,7 +197,11 @@ copy_row(IbPath *path, const PathRow *row)
 	old = MemoryContextSwitchTo(path->context);
 	*path->row = *row;
 	if (row->has_frontier)
+	{
 		path->row->frontier.snapshot = datumCopy(row->frontier.snapshot, false, -1);
+		if (row->frontier.partitions)
+			path->row->frontier.partitions = datumCopy(row->frontier.partitions, false, -1);
+	}
 	path->row->settings = NIL;
 	foreach(lc, row->settings)
 		path->row->settings = lappend(path->row->settings, pstrdup(lfirst(lc)));
@@ -414,14 +418,7 @@ collect(void)
 	if (rewind)
 	{
 		ib_decode_close();
-		ib_batches_forget_streams();
-		foreach(lc, paths)
-		{
-			IbPath	   *path = lfirst(lc);
-
-			if (path->batch != NULL)
-				ib_batch_empty(path->batch);
-		}
+		ib_batches_restart();
 		read_upto = InvalidXLogRecPtr;
 		StartTransactionCommand();
 		ib_decode_open(decode_start());
@@ -643,7 +640,7 @@ due(IbPath *path, bool caught_up, TimestampTz as_of)
 		return path->batch->ntransactions > 0 ? "full" : "quiet";
 	if (now - path->ran_at < trigger)
 		return NULL;
-	if (path->batch->ntransactions > 0)
+	if (path->batch->ntransactions > 0 || path->batch->partitions_changed)
 		return "trigger";
 	if (caught_up)
 	{
@@ -743,10 +740,18 @@ note_relation_change(Datum arg, Oid relid)
 		return;
 	foreach(lc, paths)
 	{
-		PathStatements *statements = ((IbPath *) lfirst(lc))->statements;
+		IbPath	   *path = lfirst(lc);
+		PathStatements *statements = path->statements;
 
-		if (statements != NULL &&
-			(relid == InvalidOid || list_member_oid(statements->relations, relid)))
+		if (statements == NULL || relid == InvalidOid ||
+			list_member_oid(statements->source_relations, relid))
+		{
+			if (path->batch != NULL)
+				path->batch->partitions_changed = path->batch->partitioned;
+		}
+		else if (!list_member_oid(statements->relations, relid))
+			continue;
+		if (statements != NULL)
 			statements->stale = true;
 	}
 }
