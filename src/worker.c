@@ -21,6 +21,10 @@
  */
 #include "incbatch.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "executor/spi.h"
@@ -92,6 +96,20 @@ fix_settings(void)
 
 	for (int i = 0; i < lengthof(settings); i++)
 		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+/*
+ * Decoding takes and frees logical_decoding_work_mem in large blocks, over and
+ * over.  glibc gives each of them back to the kernel, which has to clear the
+ * pages again: a third of what reading costs.  Let the process keep them.
+ */
+static void
+keep_freed_memory(void)
+{
+#ifdef __GLIBC__
+	(void) mallopt(M_MMAP_THRESHOLD, 32 * 1024 * 1024);
+	(void) mallopt(M_TRIM_THRESHOLD, 256 * 1024 * 1024);
+#endif
 }
 
 static void
@@ -824,6 +842,7 @@ ib_worker_main(Datum arg)
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	fix_settings();
+	keep_freed_memory();
 	ib_slot_init_worker();
 	ib_backfill_init();
 	CacheRegisterRelcacheCallback(note_relation_change, (Datum) 0);
