@@ -291,6 +291,7 @@ TABLE p;
 -- Partitions that cannot be followed
 CREATE UNLOGGED TABLE orders_u PARTITION OF orders FOR VALUES IN ('u');
 CALL incbatch.refresh_pipeline('p');
+CALL incbatch.refresh_pipeline('q');
 SELECT incbatch.create_pipeline('r', 'SELECT region, count(*) FROM orders GROUP BY 1');
 ALTER TABLE orders_u SET LOGGED;
 ALTER TABLE orders_u REPLICA IDENTITY FULL;
@@ -309,6 +310,7 @@ CREATE FOREIGN DATA WRAPPER partitions_dummy;
 CREATE SERVER partitions_dummy FOREIGN DATA WRAPPER partitions_dummy;
 CREATE FOREIGN TABLE orders_v PARTITION OF orders FOR VALUES IN ('v') SERVER partitions_dummy;
 CALL incbatch.refresh_pipeline('p');
+CALL incbatch.refresh_pipeline('q');
 SELECT incbatch.create_pipeline('r', 'SELECT region, count(*) FROM orders GROUP BY 1');
 DROP FOREIGN TABLE orders_v;
 CALL settle();

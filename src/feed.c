@@ -154,13 +154,13 @@ make_intake(Batch *batch, Relation rel, const uint64 *links, int nlinks)
 	intake->nlinks = nlinks;
 	intake->links = palloc(sizeof(uint64) * Max(nlinks, 1));
 	memcpy(intake->links, links, sizeof(uint64) * nlinks);
-	intake->noted = nlinks == 0;
 	if (batch->source != RelationGetRelid(rel))
 		source = RelationIdGetRelation(batch->source);
 	if (!RelationIsValid(source))
 		elog(ERROR, "could not open relation with OID %u", batch->source);
 
 	map_columns(intake, rel, source);
+	intake->noted = nlinks == 0 && intake->lost == NULL;
 	intake->full_old_rows = rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL;
 	intake->old_rows_suffice = intake->lost == NULL &&
 		ib_source_old_rows_suffice(rel, intake->columns, batch->nneeded);

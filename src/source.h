@@ -45,7 +45,7 @@ typedef struct Intake
 	char	   *lost;			/* why its rows are of no use, or NULL */
 	int			nlinks;			/* what makes it a partition of the source */
 	uint64	   *links;
-	bool		noted;			/* the batch knows them */
+	bool		noted;			/* the batch knows them, and nothing is lost */
 } Intake;
 
 extern List *ib_feed_intakes(Relation rel, List *batches);

@@ -619,8 +619,17 @@ run_path(IbPath *path, const char *reason, bool store)
 
 	if (done && path->statements != NULL)
 		path->statements->proven = true;
+	if (done)
+		path->started_over = false;
 	if (path->batch != NULL && path->batch->lost)
-		lose_place(path, path->batch->lost);
+	{
+		/* changes from before a backfill do not matter: collect from here on */
+		if (path->row->state != PATH_RUNNING && !path->started_over)
+			stop_collecting(path);
+		else
+			lose_place(path, path->batch->lost);
+		path->started_over = !path->started_over;
+	}
 	else if (!done)
 		path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
 	if (path->batch != NULL)
