@@ -41,7 +41,8 @@ CREATE TABLE incbatch.frontier (
     decoded_lsn pg_lsn NOT NULL,
     snapshot    pg_snapshot NOT NULL,
     aligned     boolean NOT NULL,
-    as_of       timestamptz NOT NULL
+    as_of       timestamptz NOT NULL,
+    partitions  bigint[]
 ) WITH (fillfactor = 50);
 
 CREATE TABLE incbatch.batch (
@@ -104,6 +105,7 @@ COMMENT ON COLUMN incbatch.frontier.decoded_lsn IS 'Up to here, every commit tha
 COMMENT ON COLUMN incbatch.frontier.snapshot IS 'The snapshot of the last run.';
 COMMENT ON COLUMN incbatch.frontier.aligned IS 'Whether the aggregate equals the query under the snapshot.';
 COMMENT ON COLUMN incbatch.frontier.as_of IS 'Everything committed before this instant is included.';
+COMMENT ON COLUMN incbatch.frontier.partitions IS 'Of a partitioned source: its partitions as the snapshot sees them, each an OID and the transaction that made it a partition, in one number.';
 
 COMMENT ON TABLE incbatch.batch IS 'What each batch did; incbatch.batch_history says how many are kept.';
 COMMENT ON COLUMN incbatch.batch.batch IS 'Number of the batch.';
@@ -261,6 +263,7 @@ COMMENT ON FUNCTION incbatch.on_drop() IS
 'Event trigger: drops a pipeline as a whole when one of its relations is dropped.';
 
 CREATE EVENT TRIGGER incbatch_on_drop ON sql_drop EXECUTE FUNCTION incbatch.on_drop();
+ALTER EVENT TRIGGER incbatch_on_drop ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER incbatch_on_drop IS 'Drops a pipeline as a whole when one of its relations is dropped.';
 
 CREATE FUNCTION incbatch.on_rewrite() RETURNS event_trigger
@@ -269,6 +272,7 @@ COMMENT ON FUNCTION incbatch.on_rewrite() IS
 'Event trigger: a pipeline whose source is set UNLOGGED, or LOGGED again, needs a rebuild, for rows written in between are in no WAL.';
 
 CREATE EVENT TRIGGER incbatch_on_rewrite ON table_rewrite EXECUTE FUNCTION incbatch.on_rewrite();
+ALTER EVENT TRIGGER incbatch_on_rewrite ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER incbatch_on_rewrite IS 'A pipeline whose source is set UNLOGGED, or LOGGED again, needs a rebuild.';
 
 -- ---------------------------------------------------------------------

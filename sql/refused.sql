@@ -137,7 +137,7 @@ SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM v GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM m GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM partitioned GROUP BY k');
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM ONLY partitioned GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM parent GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE

@@ -45,6 +45,7 @@
 #include "decode.h"
 #include "path.h"
 #include "query.h"
+#include "source.h"
 
 /* Lines for incbatch.batches that wait to be written, in the worker's life. */
 static List *batch_log = NIL;
@@ -107,8 +108,7 @@ ib_lock_sources(IbPath *path, bool with_source)
 
 	if (statements == NULL || statements->stale || statements->may_recompute)
 		with_source = true;
-	if (with_source &&
-		!ConditionalLockRelationOid(path->row->source, AccessShareLock))
+	if (with_source && !ib_source_lock(path->row->source))
 		return false;
 	foreach(lc, statements == NULL ? NIL : statements->relations)
 	{
@@ -251,6 +251,7 @@ make_statements(IbPath *path)
 	statements->recompute = ib_recompute(pq, state_table, false);
 	statements->recompute_null_keys = ib_recompute(pq, state_table, true);
 	statements->initial = ib_delta_initial(pq);
+	statements->source_relations = ib_source_relations(path->row->source);
 	statements->relations = list_make2_oid(path->row->definition,
 										   path->row->state_table);
 	foreach(lc, pq->query->rtable)
@@ -535,8 +536,11 @@ ib_begin_run(IbPath *path, bool with_source, Frontier *frontier,
 void
 ib_commit_run(IbPath *path, const Frontier *frontier)
 {
+	bool		new_partitions = frontier->partitions != (Datum) 0 &&
+		frontier->partitions != path->batch->frontier.partitions;
+
+	ib_catalog_store_frontier(path->row->path, frontier, new_partitions);
 	ib_batch_set_frontier(path->batch, frontier);
-	ib_catalog_store_frontier(path->row->path, frontier);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);
@@ -595,6 +599,7 @@ ib_path_run(IbPath *path, const char *reason, bool store)
 	if (!ib_begin_run(path, false, &frontier, &horizon))
 		return false;
 	frontier.aligned = read_up(path, &meter);
+	store |= ib_partitions_follow(path->batch, &frontier);
 	if (path->batch->lost)
 	{
 		ib_leave_run();

@@ -31,6 +31,7 @@
 #include "functions.h"
 #include "path.h"
 #include "query.h"
+#include "source.h"
 
 PG_FUNCTION_INFO_V1(ib_create_pipeline);
 
@@ -131,36 +132,6 @@ create_definition(RangeVar *name, const char *query)
 	error_context_stack = locate.previous;
 	CommandCounterIncrement();
 	return address.objectId;
-}
-
-/*
- * Old values must come with each UPDATE and DELETE, or the pipeline could not
- * take a row out again.
- */
-static void
-check_replica_identity(PipelineQuery *pq)
-{
-	Relation	rel = table_open(pq->source, AccessShareLock);
-	bool		told = rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL;
-
-	if (!told)
-	{
-		Bitmapset  *identity = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_IDENTITY_KEY);
-		int			attnum = -1;
-
-		told = true;
-		while ((attnum = bms_next_member(pq->needed, attnum)) >= 0)
-			told = told && bms_is_member(attnum - FirstLowInvalidHeapAttributeNumber, identity);
-	}
-	if (!told)
-		ereport(ERROR,
-				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				errmsg("the replica identity of table \"%s\" does not tell old values",
-					   RelationGetRelationName(rel)),
-				errdetail("After an UPDATE or DELETE the pipeline could not take the old row out of its group."),
-				errhint("Run ALTER TABLE %s REPLICA IDENTITY FULL; or pass append_only => true if the table only ever gets INSERTs.",
-						ib_query_relation_name(pq->source)));
-	table_close(rel, NoLock);
 }
 
 /* The column with the event time: as given, or that of the window; 0: none. */
@@ -366,7 +337,7 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
 	pq = ib_query_analyze(ib_query_of_view(definition));
 	if (!PG_GETARG_BOOL(ARG_APPEND_ONLY))
-		check_replica_identity(pq);
+		ib_source_check_identity(pq->source, pq->needed);
 	check_query_runs(ib_query_relation_name(definition));
 
 	state_name = sibling_name(schema, rv->relname, "state");

@@ -20,10 +20,8 @@
 #include "access/table.h"
 #include "access/sysattr.h"
 #include "access/htup_details.h"
-#include "catalog/catalog.h"
 #include "catalog/heap.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_operator.h"
@@ -41,12 +39,12 @@
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/rel.h"
-#include "utils/rls.h"
 #include "utils/ruleutils.h"
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
 #include "query.h"
+#include "source.h"
 
 #define refuse(what, detail, hint) \
 	ereport(ERROR, \
@@ -274,51 +272,13 @@ static void
 check_source(PipelineQuery *pq)
 {
 	RangeTblEntry *rte = rt_fetch(pq->source_index, pq->query->rtable);
-	Relation	rel;
 
 	if (rte->rtekind != RTE_RELATION)
 		refuse("a source that is not a table",
 			   "The first entry of FROM is the source, whose changes the pipeline follows.",
 			   "Name the source table first in FROM.");
 	pq->source = rte->relid;
-	rel = table_open(rte->relid, AccessShareLock);
-	if (rel->rd_rel->relkind != RELKIND_RELATION)
-		ereport(ERROR,
-				errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				errmsg("\"%s\" cannot be the source of a pipeline",
-					   RelationGetRelationName(rel)),
-				errdetail("The source, the first entry of FROM, must be an ordinary table; views, foreign tables and partitioned tables are not supported yet."),
-				errhint("Name an ordinary table first in FROM."));
-	if (rel->rd_rel->relhassubclass)
-		ereport(ERROR,
-				errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				errmsg("\"%s\" cannot be the source of a pipeline",
-					   RelationGetRelationName(rel)),
-				errdetail("Other tables inherit from it; the query reads them, but their changes carry their own names."),
-				errhint("Use a table without children; FROM ONLY does not help."));
-	if (!RelationIsPermanent(rel))
-		ereport(ERROR,
-				errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				errmsg("\"%s\" cannot be the source of a pipeline",
-					   RelationGetRelationName(rel)),
-				errdetail("Changes of unlogged tables are not written to the WAL."),
-				errhint("Use ALTER TABLE %s SET LOGGED.",
-						ib_query_relation_name(rte->relid)));
-	if (IsSystemRelation(rel) || get_rel_namespace(rte->relid) == get_namespace_oid(IB_SCHEMA, true))
-		ereport(ERROR,
-				errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				errmsg("\"%s\" cannot be the source of a pipeline",
-					   RelationGetRelationName(rel)),
-				errdetail("Changes of system catalogs and of incbatch's own tables are not decoded."),
-				errhint("Use a table of your own."));
-	if (check_enable_rls(rte->relid, InvalidOid, true) == RLS_ENABLED)
-		ereport(ERROR,
-				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				errmsg("\"%s\" has row-level security that applies to you",
-					   RelationGetRelationName(rel)),
-				errdetail("Changes are decoded without policies, so the aggregate would count rows that you may not see."),
-				errhint("Create the pipeline as the table's owner or a role with BYPASSRLS."));
-	table_close(rel, NoLock);
+	ib_source_check(rte->relid, !rte->inh);
 }
 
 /* (VALUES ...) in FROM, which the parser wraps in a subquery */
