@@ -85,7 +85,7 @@ COMMENT ON COLUMN incbatch.pipeline.late_policy IS 'Not used yet: always divert.
 COMMENT ON COLUMN incbatch.pipeline.trigger_interval IS 'Cadence of the pipeline.';
 COMMENT ON COLUMN incbatch.pipeline.append_only IS 'The source only ever gets INSERTs; its deletes are ignored.';
 COMMENT ON COLUMN incbatch.pipeline.initialize IS 'Whether the backfill reads the source''s present rows.';
-COMMENT ON COLUMN incbatch.pipeline.strategy IS 'delta, or delta with recompute of touched groups.';
+COMMENT ON COLUMN incbatch.pipeline.strategy IS 'delta, delta with recompute of some touched groups, or recompute of all.';
 COMMENT ON COLUMN incbatch.pipeline.paused IS 'Whether pause_pipeline was called.';
 COMMENT ON COLUMN incbatch.pipeline.created_at IS 'When the pipeline was created.';
 
@@ -257,6 +257,18 @@ LANGUAGE c IMMUTABLE PARALLEL SAFE ROWS 4 AS 'MODULE_PATHNAME', 'ib_hop_date';
 COMMENT ON FUNCTION incbatch.hop(date, interval, interval, date) IS
 'The windows [window_start, window_end) of a size that a time is in; one begins each slide, counted from origin as in tumble. Use it in FROM: FROM src, incbatch.hop(src.ts, size, slide) AS w(window_start, window_end). A time that is NULL or infinite is in none. Size and slide must be of days or months.';
 
+CREATE FUNCTION incbatch.variance(count bigint, sum numeric, squares numeric, sample boolean)
+RETURNS numeric
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ib_variance';
+COMMENT ON FUNCTION incbatch.variance(bigint, numeric, numeric, boolean) IS
+'The variance of values of which count, sum and sum of squares are kept, with the same digits as var_samp (sample) or var_pop over numeric. Pipelines'' views use it.';
+
+CREATE FUNCTION incbatch.stddev(count bigint, sum numeric, squares numeric, sample boolean)
+RETURNS numeric
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ib_stddev';
+COMMENT ON FUNCTION incbatch.stddev(bigint, numeric, numeric, boolean) IS
+'The standard deviation of values of which count, sum and sum of squares are kept, with the same digits as stddev_samp (sample) or stddev_pop over numeric. Pipelines'' views use it.';
+
 CREATE FUNCTION incbatch.on_drop() RETURNS event_trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'ib_on_drop';
 COMMENT ON FUNCTION incbatch.on_drop() IS
@@ -350,7 +362,7 @@ COMMENT ON COLUMN incbatch.pipelines.late_policy IS 'What happens to a change to
 COMMENT ON COLUMN incbatch.pipelines.trigger_interval IS 'How often changes are folded in; 0: as soon as there are any.';
 COMMENT ON COLUMN incbatch.pipelines.watermark IS 'NULL: windows never close.';
 COMMENT ON COLUMN incbatch.pipelines.state IS 'initializing, backfilling, running, paused (resume_pipeline), failed (resume_pipeline) or needs_rebuild (rebuild_pipeline).';
-COMMENT ON COLUMN incbatch.pipelines.strategy IS 'delta: groups are adjusted by the changes; recompute: some retractions evaluate their groups again from the source.';
+COMMENT ON COLUMN incbatch.pipelines.strategy IS 'delta: groups are adjusted by the changes; delta, recompute: some retractions evaluate their groups again from the source; recompute: every change does.';
 COMMENT ON COLUMN incbatch.pipelines.owner IS 'The role that the worker runs the query as.';
 COMMENT ON COLUMN incbatch.pipelines.last_error IS 'Why the pipeline stopped, and the function that brings it back.';
 COMMENT ON COLUMN incbatch.pipelines.created_at IS 'When the pipeline was created.';

@@ -197,14 +197,19 @@ create_relations(PipelineQuery *pq, const char *state_table, const char *view)
 	SPI_finish();
 }
 
-/* Whoever may not read the tables of the query learns it now. */
+/*
+ * Whoever may not read the tables of the query learns it now, and so does who
+ * wrote a query whose parts cannot be evaluated apart.
+ */
 static void
-check_query_runs(const char *definition)
+check_query_runs(PipelineQuery *pq, const char *definition)
 {
 	int			code;
 
 	SPI_connect();
 	code = SPI_execute(psprintf("SELECT * FROM %s LIMIT 0", definition), true, 0);
+	if (code == SPI_OK_SELECT)
+		code = SPI_execute(psprintf("SELECT * FROM (%s) q LIMIT 0", ib_delta_initial(pq)), true, 0);
 	if (code != SPI_OK_SELECT)
 		elog(ERROR, "%s", SPI_result_code_string(code));
 	SPI_finish();
@@ -250,7 +255,8 @@ insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 		PG_GETARG_DATUM(ARG_TRIGGER),
 		PG_GETARG_DATUM(ARG_APPEND_ONLY),
 		PG_GETARG_DATUM(ARG_INITIALIZE),
-		CStringGetTextDatum(pq->may_recompute ? "delta, recompute" : "delta"),
+		CStringGetTextDatum(pq->always_recompute ? "recompute" :
+							pq->may_recompute ? "delta, recompute" : "delta"),
 		ObjectIdGetDatum(state_table),
 	};
 	char		nulls[] = "           ";
@@ -338,7 +344,7 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 	pq = ib_query_analyze(ib_query_of_view(definition));
 	if (!PG_GETARG_BOOL(ARG_APPEND_ONLY))
 		ib_source_check_identity(pq->source, pq->needed);
-	check_query_runs(ib_query_relation_name(definition));
+	check_query_runs(pq, ib_query_relation_name(definition));
 
 	state_name = sibling_name(schema, rv->relname, "state");
 	create_relations(pq, quote_qualified_identifier(schema, state_name->relname),

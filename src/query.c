@@ -410,6 +410,8 @@ add_key(PipelineQuery *pq, SortGroupClause *clause)
 			key->name = psprintf("%s_", key->name);
 	}
 	pq->keys = lappend(pq->keys, key);
+	key->number = list_length(pq->keys);
+	ib_recompute_find_window(pq, key);
 }
 
 static bool
@@ -508,6 +510,20 @@ batch_column_names(Oid source, int batch_columns)
 	return lappend(names, makeString(BATCH_WEIGHT));
 }
 
+/* An expression over a range table, as SQL. */
+char *
+ib_query_expression(List *rtable, Node *expr)
+{
+	Query	   *query = makeNode(Query);
+
+	query->commandType = CMD_SELECT;
+	query->rtable = rtable;
+	query->jointree = makeFromExpr(NIL, NULL);
+	/* a column without a name is deparsed without AS */
+	query->targetList = list_make1(makeTargetEntry((Expr *) expr, 1, NULL, false));
+	return pg_get_querydef(query, false) + strlen("SELECT ");
+}
+
 static void
 add_target(Query *query, Expr *expr, char *name)
 {
@@ -582,6 +598,9 @@ ib_query_rows_text(PipelineQuery *pq, bool from_batch, int batch_columns)
 		if (from_batch)
 			expr = (Expr *) use_window_start((Node *) expr, NULL);
 		add_target(query, expr, key->name);
+		if (!from_batch && key->time != NULL)
+			add_target(query, (Expr *) copyObject(key->time),
+					   psprintf(INPUT_TIME "%d", key->number));
 	}
 	foreach(lc, pq->inputs)
 	{
@@ -591,6 +610,13 @@ ib_query_rows_text(PipelineQuery *pq, bool from_batch, int batch_columns)
 			add_target(query, copyObject(input->arg), psprintf(INPUT_ARG "%d", input->number));
 		if (input->filter)
 			add_target(query, copyObject(input->filter), psprintf(INPUT_FILTER "%d", input->number));
+	}
+	if (!from_batch && pq->in_order)
+	{
+		add_target(query, (Expr *) makeVar(pq->source_index, TableOidAttributeNumber,
+										   OIDOID, -1, InvalidOid, 0), INPUT_TABLE);
+		add_target(query, (Expr *) makeVar(pq->source_index, SelfItemPointerAttributeNumber,
+										   TIDOID, -1, InvalidOid, 0), INPUT_ROW);
 	}
 	if (from_batch)
 	{
