@@ -904,6 +904,25 @@ sub random_move
 	return { on => $session, %{ random_change($state, $source, $session, 0) } };
 }
 
+# A transaction that is too large to be read at once, parts of it rolled back.
+sub large_transaction
+{
+	my ($state) = @_;
+	my $source  = pick(@{ $state->{sources} });
+	my $session = pick('a', 'b', 'c', 'd');
+
+	return random_move($state) if $state->{open}{$session} || defined $state->{locked} || $state->{prepared};
+	my @steps = (begin($state, $session));
+	foreach (1 .. between(2, 4))
+	{
+		push @steps, random_savepoint($state, $session) if chance(0.7);
+		push @steps, { on => $session, %{ insert_many($state, $source, $session, between(400, 900)) } };
+		push @steps, random_savepoint($state, $session) if chance(0.7);
+		push @steps, { on => $session, %{ random_change($state, $source, $session, 0) } };
+	}
+	return (@steps, chance(0.8) ? finish($state, $session) : ());
+}
+
 # The steps that end whatever is open.
 sub close_all
 {
@@ -953,7 +972,7 @@ sub random_program
 			push @steps, { create => $pipeline->{number} };
 			push @{ $state->{created} }, $pipeline;
 		}
-		push @steps, random_move($state) foreach 1 .. between(3, 14);
+		push @steps, chance(0.03) ? large_transaction($state) : random_move($state) foreach 1 .. between(3, 14);
 		push @steps, { kill => weighted(worker => 2, crash => 1, stop => 1) }
 		  if chance($want{kills} || 0);
 		# a lock would make the pipelines wait for it
