@@ -31,6 +31,7 @@
 #include "functions.h"
 #include "path.h"
 #include "query.h"
+#include "source.h"
 
 PG_FUNCTION_INFO_V1(ib_create_pipeline);
 
@@ -137,56 +138,26 @@ create_definition(RangeVar *name, const char *query)
 	return address.objectId;
 }
 
-/*
- * Old values must come with each UPDATE and DELETE, or the pipeline could not
- * take a row out again.
- */
-static void
-check_replica_identity(Oid relid, const Bitmapset *needed, const char *otherwise)
-{
-	Relation	rel = table_open(relid, AccessShareLock);
-	bool		told = rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL;
-
-	if (!told)
-	{
-		Bitmapset  *identity = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_IDENTITY_KEY);
-		int			attnum = -1;
-
-		/* without any, a DELETE does not even tell that there was a row */
-		told = identity != NULL;
-		while ((attnum = bms_next_member(needed, attnum)) >= 0)
-			told = told && bms_is_member(attnum - FirstLowInvalidHeapAttributeNumber, identity);
-	}
-	if (!told)
-		ereport(ERROR,
-				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				errmsg("the replica identity of table \"%s\" does not tell old values",
-					   RelationGetRelationName(rel)),
-				errdetail("After an UPDATE or DELETE the pipeline could not take the old row out of its group."),
-				errhint("Run ALTER TABLE %s REPLICA IDENTITY FULL; or %s.",
-						ib_query_relation_name(relid), otherwise));
-	table_close(rel, NoLock);
-}
-
+/* Old values must come with each UPDATE and DELETE of what is followed. */
 static void
 check_replica_identities(PipelineQuery *pq, bool append_only)
 {
 	ListCell   *lc;
 
 	if (!append_only)
-		check_replica_identity(pq->source, pq->needed,
-							   "pass append_only => true if the table only ever gets INSERTs");
+		ib_source_check_identity(pq->source, pq->needed,
+								 "pass append_only => true if the table only ever gets INSERTs");
 	foreach(lc, pq->lookups)
 	{
 		TrackedLookup *lookup = lfirst(lc);
 
-		check_replica_identity(lookup->relid, lookup->needed,
-							   "create the pipeline without track_lookups");
+		ib_source_check_identity(lookup->relid, lookup->needed,
+								 "create the pipeline without track_lookups");
 	}
 }
 
-/* The column with the event time: as given, or that of the window. */
-static char *
+/* The column with the event time: as given, or that of the window; 0: none. */
+static AttrNumber
 find_event_time(FunctionCallInfo fcinfo, PipelineQuery *pq)
 {
 	char	   *name;
@@ -194,7 +165,7 @@ find_event_time(FunctionCallInfo fcinfo, PipelineQuery *pq)
 	Oid			type;
 
 	if (PG_ARGISNULL(ARG_EVENT_TIME))
-		return pq->event_time;
+		return ib_watermark_event_time(pq);
 	name = text_to_cstring(PG_GETARG_TEXT_PP(ARG_EVENT_TIME));
 	attnum = get_attnum(pq->source, name);
 	if (attnum <= 0)
@@ -210,7 +181,7 @@ find_event_time(FunctionCallInfo fcinfo, PipelineQuery *pq)
 				errmsg("event_time column \"%s\" is of type %s",
 					   name, format_type_be(type)),
 				errhint("It must be a timestamp, timestamp with time zone or date."));
-	return name;
+	return attnum;
 }
 
 static Datum
@@ -248,14 +219,19 @@ create_relations(PipelineQuery *pq, const char *state_table, const char *view)
 	SPI_finish();
 }
 
-/* Whoever may not read the tables of the query learns it now. */
+/*
+ * Whoever may not read the tables of the query learns it now, and so does who
+ * wrote a query whose parts cannot be evaluated apart.
+ */
 static void
-check_query_runs(const char *definition)
+check_query_runs(PipelineQuery *pq, const char *definition)
 {
 	int			code;
 
 	SPI_connect();
 	code = SPI_execute(psprintf("SELECT * FROM %s LIMIT 0", definition), true, 0);
+	if (code == SPI_OK_SELECT)
+		code = SPI_execute(psprintf("SELECT * FROM (%s) q LIMIT 0", ib_delta_initial(pq)), true, 0);
 	if (code != SPI_OK_SELECT)
 		elog(ERROR, "%s", SPI_result_code_string(code));
 	SPI_finish();
@@ -288,8 +264,8 @@ static void
 insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 				Oid definition, Oid state_table)
 {
-	char	   *event_time = find_event_time(fcinfo, pq);
-	Oid			types[] = {OIDOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, TEXTOID,
+	AttrNumber	event_time = find_event_time(fcinfo, pq);
+	Oid			types[] = {OIDOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, INT2OID,
 	INTERVALOID, BOOLOID, BOOLOID, TEXTOID, OIDOID, BOOLOID};
 	Datum		values[] = {
 		ObjectIdGetDatum(relation),
@@ -297,17 +273,18 @@ insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 		ObjectIdGetDatum(pq->source),
 		PG_GETARG_DATUM(ARG_QUERY),
 		current_settings(),
-		event_time ? CStringGetTextDatum(event_time) : (Datum) 0,
+		Int16GetDatum(event_time),
 		PG_GETARG_DATUM(ARG_TRIGGER),
 		PG_GETARG_DATUM(ARG_APPEND_ONLY),
 		PG_GETARG_DATUM(ARG_INITIALIZE),
-		CStringGetTextDatum(pq->may_recompute ? "delta, recompute" : "delta"),
+		CStringGetTextDatum(pq->always_recompute ? "recompute" :
+							pq->may_recompute ? "delta, recompute" : "delta"),
 		ObjectIdGetDatum(state_table),
 		PG_GETARG_DATUM(ARG_TRACK_LOOKUPS),
 	};
 	char		nulls[] = "            ";
 
-	if (event_time == NULL)
+	if (event_time == InvalidAttrNumber)
 		nulls[5] = 'n';
 	ib_change_catalog("WITH p AS (INSERT INTO incbatch.pipeline (relation, definition, source, query,"
 				   " settings, event_time, trigger_interval, append_only, initialize, strategy,"
@@ -392,7 +369,7 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 		ib_lookups_analyze(ib_query_of_view(definition)) :
 		ib_query_analyze(ib_query_of_view(definition));
 	check_replica_identities(pq, PG_GETARG_BOOL(ARG_APPEND_ONLY));
-	check_query_runs(ib_query_relation_name(definition));
+	check_query_runs(pq, ib_query_relation_name(definition));
 
 	state_name = sibling_name(schema, rv->relname, "state");
 	create_relations(pq, quote_qualified_identifier(schema, state_name->relname),

@@ -81,15 +81,6 @@ ib_inputs_destroy(IbPath *path)
 	path->inputs = NIL;
 }
 
-void
-ib_inputs_empty(IbPath *path)
-{
-	ListCell   *lc;
-
-	foreach(lc, path->inputs)
-		ib_batch_empty(((PathInput *) lfirst(lc))->batch);
-}
-
 /* The source's batch, of a path that collects. */
 Batch *
 ib_inputs_source(const IbPath *path)

@@ -9,26 +9,26 @@
 
 #include "batch.h"
 #include "catalog.h"
-#include "query.h"
 #include "shmem.h"
 
 /* The statements of a path, made from its query. */
 typedef struct PathStatements
 {
 	MemoryContext context;
-	bool		may_recompute;	/* some retraction cannot be subtracted */
+	struct PipelineQuery *query;
+	char	   *state_table;
 	char	   *transform_plus;
 	char	   *transform_mixed;
 	char	   *merge_plus;
 	char	   *merge_mixed;
 	char	   *remove;
-	char	   *recompute;
-	char	   *recompute_null_keys;
+	char	   *touched;
+	char	   *times;			/* asks for the times of touched windows, or NULL */
 	char	   *initial;
 	int			nkeys;
-	PipelineQuery *query;
 	List	   *tracked;		/* what track.c made so far */
 	List	   *relations;		/* OIDs that the names in them stand for */
+	List	   *source_relations;	/* those that the source's rows are in */
 	bool		stale;			/* one of these changed */
 	bool		proven;			/* a run succeeded with them */
 } PathStatements;
@@ -54,6 +54,7 @@ typedef struct IbPath
 	XLogRecPtr	confirmable;	/* stored and flushed */
 	int64		ran_at;			/* monotonic, microseconds; 0: never */
 	int64		retry_at;		/* monotonic; after it was in the way of a lock */
+	bool		started_over;	/* a backfill whose batch was lost */
 	bool		seen;			/* by the reload under way */
 } IbPath;
 
@@ -73,9 +74,8 @@ extern void ib_find_frontier(IbPath *path, Frontier *frontier);
 extern void ib_commit_run(IbPath *path, const Frontier *frontier);
 
 /* inputs.c */
-extern void ib_inputs_prepare(IbPath *path, PipelineQuery *pq);
+extern void ib_inputs_prepare(IbPath *path, struct PipelineQuery *pq);
 extern void ib_inputs_destroy(IbPath *path);
-extern void ib_inputs_empty(IbPath *path);
 extern Batch *ib_inputs_source(const IbPath *path);
 extern void ib_inputs_set_frontier(IbPath *path, const Frontier *frontier);
 extern bool ib_inputs_have_work(const IbPath *path);

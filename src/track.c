@@ -27,6 +27,7 @@
 #include "utils/rel.h"
 
 #include "path.h"
+#include "query.h"
 
 /* The statements for one set of lookups. */
 typedef struct TrackStatements
@@ -71,7 +72,8 @@ find_statements(IbPath *path, Bitmapset *changed)
 	result = palloc0(sizeof(TrackStatements));
 	result->changed = bms_copy(changed);
 	pq->changed = result->changed;
-	result->transform = ib_delta_transform(pq, columns, true);
+	result->transform = pq->always_recompute ? ib_delta_touched(pq, columns) :
+		ib_delta_transform(pq, columns, true);
 	if (ib_lookups_reads_old(pq))
 		result->affected = ib_lookups_affected(pq, columns);
 	pq->changed = NULL;

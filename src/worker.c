@@ -213,7 +213,11 @@ copy_row(IbPath *path, const PathRow *row)
 	old = MemoryContextSwitchTo(path->context);
 	*path->row = *row;
 	if (row->has_frontier)
+	{
 		path->row->frontier.snapshot = datumCopy(row->frontier.snapshot, false, -1);
+		if (row->frontier.partitions)
+			path->row->frontier.partitions = datumCopy(row->frontier.partitions, false, -1);
+	}
 	path->row->settings = NIL;
 	foreach(lc, row->settings)
 		path->row->settings = lappend(path->row->settings, pstrdup(lfirst(lc)));
@@ -430,9 +434,7 @@ collect(void)
 	if (rewind)
 	{
 		ib_decode_close();
-		ib_batches_forget_streams();
-		foreach(lc, paths)
-			ib_inputs_empty(lfirst(lc));
+		ib_batches_restart();
 		read_upto = InvalidXLogRecPtr;
 		StartTransactionCommand();
 		ib_decode_open(decode_start());
@@ -615,8 +617,17 @@ run_path(IbPath *path, const char *reason, bool store)
 
 	if (done && path->statements != NULL)
 		path->statements->proven = true;
+	if (done)
+		path->started_over = false;
 	if (ib_inputs_lost(path))
-		lose_place(path, ib_inputs_lost(path));
+	{
+		/* changes from before a backfill do not matter: collect from here on */
+		if (path->row->state != PATH_RUNNING && !path->started_over)
+			stop_collecting(path);
+		else
+			lose_place(path, ib_inputs_lost(path));
+		path->started_over = !path->started_over;
+	}
 	else if (!done)
 		path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
 	ib_inputs_note_stuck(path);
@@ -654,7 +665,7 @@ due(IbPath *path, bool caught_up, TimestampTz as_of)
 		return has_work ? "full" : "quiet";
 	if (now - path->ran_at < trigger)
 		return NULL;
-	if (has_work)
+	if (has_work || ib_inputs_source(path)->partitions_changed)
 		return "trigger";
 	if (caught_up)
 	{
@@ -754,10 +765,18 @@ note_relation_change(Datum arg, Oid relid)
 		return;
 	foreach(lc, paths)
 	{
-		PathStatements *statements = ((IbPath *) lfirst(lc))->statements;
+		IbPath	   *path = lfirst(lc);
+		PathStatements *statements = path->statements;
 
-		if (statements != NULL &&
-			(relid == InvalidOid || list_member_oid(statements->relations, relid)))
+		if (statements == NULL || relid == InvalidOid ||
+			list_member_oid(statements->source_relations, relid))
+		{
+			if (path->inputs != NIL)
+				ib_inputs_source(path)->partitions_changed = ib_inputs_source(path)->partitioned;
+		}
+		else if (!list_member_oid(statements->relations, relid))
+			continue;
+		if (statements != NULL)
 			statements->stale = true;
 	}
 }
