@@ -91,6 +91,8 @@ INSERT INTO shapes VALUES
 	'SELECT p.category, sum(s.ratio), avg(s.ratio), max(s.ratio) FROM sales s JOIN product p USING (product_id) GROUP BY 1'),
 ('rows_alone',
 	'SELECT s.product_id, count(*) FROM sales s CROSS JOIN region GROUP BY 1'),
+('left_rows_alone',
+	'SELECT s.product_id, count(*) FROM sales s LEFT JOIN region ON s.qty > 15 GROUP BY 1'),
 ('values_list',
 	'SELECT v.label, p.category, count(*) FROM sales s LEFT JOIN product p ON p.product_id = s.product_id
 	 LEFT JOIN (VALUES (1, ''one''), (NULL, ''none'')) v(id, label) ON v.id = p.product_id
@@ -329,7 +331,7 @@ BEGIN
 					IF any_of(10) = 0 THEN
 						RAISE 'rolled back';
 					END IF;
-				EXCEPTION WHEN raise_exception THEN
+				EXCEPTION WHEN raise_exception OR unique_violation THEN
 				END;
 			END LOOP;
 			IF any_of(10) = 0 THEN
