@@ -136,8 +136,8 @@ create_definition(RangeVar *name, const char *query)
 	return address.objectId;
 }
 
-/* The column with the event time: as given, or that of the window. */
-static char *
+/* The column with the event time: as given, or that of the window; 0: none. */
+static AttrNumber
 find_event_time(FunctionCallInfo fcinfo, PipelineQuery *pq)
 {
 	char	   *name;
@@ -145,7 +145,7 @@ find_event_time(FunctionCallInfo fcinfo, PipelineQuery *pq)
 	Oid			type;
 
 	if (PG_ARGISNULL(ARG_EVENT_TIME))
-		return pq->event_time;
+		return ib_watermark_event_time(pq);
 	name = text_to_cstring(PG_GETARG_TEXT_PP(ARG_EVENT_TIME));
 	attnum = get_attnum(pq->source, name);
 	if (attnum <= 0)
@@ -161,7 +161,7 @@ find_event_time(FunctionCallInfo fcinfo, PipelineQuery *pq)
 				errmsg("event_time column \"%s\" is of type %s",
 					   name, format_type_be(type)),
 				errhint("It must be a timestamp, timestamp with time zone or date."));
-	return name;
+	return attnum;
 }
 
 static Datum
@@ -199,14 +199,19 @@ create_relations(PipelineQuery *pq, const char *state_table, const char *view)
 	SPI_finish();
 }
 
-/* Whoever may not read the tables of the query learns it now. */
+/*
+ * Whoever may not read the tables of the query learns it now, and so does who
+ * wrote a query whose parts cannot be evaluated apart.
+ */
 static void
-check_query_runs(const char *definition)
+check_query_runs(PipelineQuery *pq, const char *definition)
 {
 	int			code;
 
 	SPI_connect();
 	code = SPI_execute(psprintf("SELECT * FROM %s LIMIT 0", definition), true, 0);
+	if (code == SPI_OK_SELECT)
+		code = SPI_execute(psprintf("SELECT * FROM (%s) q LIMIT 0", ib_delta_initial(pq)), true, 0);
 	if (code != SPI_OK_SELECT)
 		elog(ERROR, "%s", SPI_result_code_string(code));
 	SPI_finish();
@@ -239,8 +244,8 @@ static void
 insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 				Oid definition, Oid state_table)
 {
-	char	   *event_time = find_event_time(fcinfo, pq);
-	Oid			types[] = {OIDOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, TEXTOID,
+	AttrNumber	event_time = find_event_time(fcinfo, pq);
+	Oid			types[] = {OIDOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, INT2OID,
 	INTERVALOID, BOOLOID, BOOLOID, TEXTOID, OIDOID};
 	Datum		values[] = {
 		ObjectIdGetDatum(relation),
@@ -248,16 +253,17 @@ insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 		ObjectIdGetDatum(pq->source),
 		PG_GETARG_DATUM(ARG_QUERY),
 		current_settings(),
-		event_time ? CStringGetTextDatum(event_time) : (Datum) 0,
+		Int16GetDatum(event_time),
 		PG_GETARG_DATUM(ARG_TRIGGER),
 		PG_GETARG_DATUM(ARG_APPEND_ONLY),
 		PG_GETARG_DATUM(ARG_INITIALIZE),
-		CStringGetTextDatum(pq->may_recompute ? "delta, recompute" : "delta"),
+		CStringGetTextDatum(pq->always_recompute ? "recompute" :
+							pq->may_recompute ? "delta, recompute" : "delta"),
 		ObjectIdGetDatum(state_table),
 	};
 	char		nulls[] = "           ";
 
-	if (event_time == NULL)
+	if (event_time == InvalidAttrNumber)
 		nulls[5] = 'n';
 	ib_change_catalog("WITH p AS (INSERT INTO incbatch.pipeline (relation, definition, source, query,"
 				   " settings, event_time, trigger_interval, append_only, initialize, strategy)"
@@ -362,7 +368,7 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 	pq = ib_query_analyze(ib_query_of_view(definition));
 	if (!PG_GETARG_BOOL(ARG_APPEND_ONLY))
 		ib_source_check_identity(pq->source, pq->needed);
-	check_query_runs(ib_query_relation_name(definition));
+	check_query_runs(pq, ib_query_relation_name(definition));
 
 	state_name = sibling_name(namespace, rv->relname, "state");
 	create_relations(pq, quote_qualified_identifier(schema, state_name->relname),

@@ -109,6 +109,20 @@ ib_delta_transform(PipelineQuery *pq, int batch_columns, bool mixed)
 	return aggregate_rows(pq, ib_query_rows_text(pq, true, batch_columns), mixed);
 }
 
+/*
+ * Where every change evaluates its group again, all that is asked of a batch
+ * is which groups it touches: in the form of ib_delta_merge's answer.
+ */
+char *
+ib_delta_touched(PipelineQuery *pq, int batch_columns)
+{
+	return psprintf("SELECT NULL::pg_catalog.tid AS " TOUCHED_ROW ", 1::pg_catalog.int8 AS " TOUCHED_COUNT ", true AS " TOUCHED_UNKNOWN ", %s "
+					"FROM (%s) t GROUP BY %s",
+					ib_delta_key_list(pq, "t."),
+					ib_query_rows_text(pq, true, batch_columns),
+					ib_delta_key_list(pq, "t."));
+}
+
 /* The whole aggregate from the source: backfill. */
 char *
 ib_delta_initial(PipelineQuery *pq)

@@ -15,14 +15,15 @@
 typedef struct PathStatements
 {
 	MemoryContext context;
-	bool		may_recompute;	/* some retraction cannot be subtracted */
+	struct PipelineQuery *query;
+	char	   *state_table;
 	char	   *transform_plus;
 	char	   *transform_mixed;
 	char	   *merge_plus;
 	char	   *merge_mixed;
 	char	   *remove;
-	char	   *recompute;
-	char	   *recompute_null_keys;
+	char	   *touched;
+	char	   *times;			/* asks for the times of touched windows, or NULL */
 	char	   *initial;
 	int			nkeys;
 	List	   *relations;		/* OIDs that the names in them stand for */

@@ -151,8 +151,8 @@ refuse_changing_function(Oid funcid, void *context)
 	if (volatility == PROVOLATILE_IMMUTABLE)
 		return false;
 	if (volatility == PROVOLATILE_STABLE &&
-		get_func_namespace(funcid) == PG_CATALOG_NAMESPACE &&
-		!is_unstable(funcid))
+		((get_func_namespace(funcid) == PG_CATALOG_NAMESPACE &&
+		  !is_unstable(funcid)) || ib_is_window_function(funcid)))
 		return false;
 	ereport(ERROR,
 			errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -310,8 +310,9 @@ check_lookups(PipelineQuery *pq)
 				   "Join other tables as lookups only.");
 		if (rte->tablesample)
 			refuse("TABLESAMPLE", "Its rows differ at each run.", "Leave it out.");
-		if (rte->rtekind != RTE_RELATION && !is_values_list(rte))
-			refuse("subqueries or functions in FROM",
+		if (rte->rtekind != RTE_RELATION && rte->rtekind != RTE_FUNCTION &&
+			!is_values_list(rte))
+			refuse("subqueries in FROM",
 				   "They are not supported yet.",
 				   "Join the tables directly, or make the subquery a view and join that.");
 	}
@@ -326,6 +327,7 @@ find_needed_columns(PipelineQuery *pq)
 	Query	   *query = copyObject(pq->query);
 	Bitmapset  *attnos = NULL;
 	int			attno = -1;
+	ListCell   *lc;
 
 	query->targetList = (List *)
 		flatten_join_alias_vars(query, (Node *) query->targetList);
@@ -335,6 +337,14 @@ find_needed_columns(PipelineQuery *pq)
 	pull_varattnos((Node *) query->targetList, pq->source_index, &attnos);
 	pull_varattnos((Node *) query->havingQual, pq->source_index, &attnos);
 	pull_varattnos((Node *) query->jointree, pq->source_index, &attnos);
+	foreach(lc, query->rtable)
+	{
+		/* functions in FROM take columns of the source as arguments */
+		List	   *functions = lfirst_node(RangeTblEntry, lc)->functions;
+
+		pull_varattnos(flatten_join_alias_vars(query, (Node *) functions),
+					   pq->source_index, &attnos);
+	}
 
 	while ((attno = bms_next_member(attnos, attno)) >= 0)
 	{
@@ -400,26 +410,8 @@ add_key(PipelineQuery *pq, SortGroupClause *clause)
 			key->name = psprintf("%s_", key->name);
 	}
 	pq->keys = lappend(pq->keys, key);
-}
-
-/* The source's column under a window function such as date_trunc, if any. */
-static char *
-window_column(PipelineQuery *pq, Expr *expr)
-{
-	List	   *vars = pull_var_clause((Node *) expr, 0);
-	char	   *name = NULL;
-
-	if (IsA(expr, FuncExpr) && list_length(vars) == 1)
-	{
-		char	   *function = get_func_name(((FuncExpr *) expr)->funcid);
-		Var		   *var = linitial(vars);
-
-		if ((strcmp(function, "date_trunc") == 0 ||
-			 strcmp(function, "date_bin") == 0) &&
-			var->varno == pq->source_index)
-			name = get_attname(pq->source, var->varattno, false);
-	}
-	return name;
+	key->number = list_length(pq->keys);
+	ib_recompute_find_window(pq, key);
 }
 
 static bool
@@ -465,12 +457,7 @@ ib_query_analyze(Query *query)
 	(void) collect_aggregates(query->havingQual, pq);
 	if (pq->state == NIL)
 		ib_aggregate_add(pq, NULL);
-
-	foreach(lc, pq->keys)
-	{
-		if (pq->event_time == NULL)
-			pq->event_time = window_column(pq, ((KeyColumn *) lfirst(lc))->expr);
-	}
+	ib_watermark_find_windows(pq);
 	return pq;
 }
 
@@ -521,6 +508,20 @@ batch_column_names(Oid source, int batch_columns)
 		names = lappend(names, makeString(name ? name : psprintf("dropped_%d", attnum)));
 	}
 	return lappend(names, makeString(BATCH_WEIGHT));
+}
+
+/* An expression over a range table, as SQL. */
+char *
+ib_query_expression(List *rtable, Node *expr)
+{
+	Query	   *query = makeNode(Query);
+
+	query->commandType = CMD_SELECT;
+	query->rtable = rtable;
+	query->jointree = makeFromExpr(NIL, NULL);
+	/* a column without a name is deparsed without AS */
+	query->targetList = list_make1(makeTargetEntry((Expr *) expr, 1, NULL, false));
+	return pg_get_querydef(query, false) + strlen("SELECT ");
 }
 
 static void
@@ -597,6 +598,9 @@ ib_query_rows_text(PipelineQuery *pq, bool from_batch, int batch_columns)
 		if (from_batch)
 			expr = (Expr *) use_window_start((Node *) expr, NULL);
 		add_target(query, expr, key->name);
+		if (!from_batch && key->time != NULL)
+			add_target(query, (Expr *) copyObject(key->time),
+					   psprintf(INPUT_TIME "%d", key->number));
 	}
 	foreach(lc, pq->inputs)
 	{
@@ -606,6 +610,13 @@ ib_query_rows_text(PipelineQuery *pq, bool from_batch, int batch_columns)
 			add_target(query, copyObject(input->arg), psprintf(INPUT_ARG "%d", input->number));
 		if (input->filter)
 			add_target(query, copyObject(input->filter), psprintf(INPUT_FILTER "%d", input->number));
+	}
+	if (!from_batch && pq->in_order)
+	{
+		add_target(query, (Expr *) makeVar(pq->source_index, TableOidAttributeNumber,
+										   OIDOID, -1, InvalidOid, 0), INPUT_TABLE);
+		add_target(query, (Expr *) makeVar(pq->source_index, SelfItemPointerAttributeNumber,
+										   TIDOID, -1, InvalidOid, 0), INPUT_ROW);
 	}
 	if (from_batch)
 	{
