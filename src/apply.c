@@ -509,6 +509,11 @@ fold_in_anew(IbPath *path, Meter *meter)
 {
 	int64		lap = ib_monotonic_usecs();
 
+	if (path->row->append_only)
+		ereport(ERROR,
+				errcode(ERRCODE_DATA_CORRUPTED),
+				errmsg("a lookup was truncated"),
+				errdetail("The query would be evaluated anew, without the rows that are gone from an append_only source."));
 	meter->record.groups_changed = ib_path_fill(path);
 	meter->record.strategy = "rebuild";
 	meter->record.transform_ms = lap_ms(&lap);
@@ -653,6 +658,8 @@ ib_begin_run(IbPath *path, bool with_source, Frontier *frontier,
 		MemoryContextSwitchTo(TopMemoryContext);
 		return false;
 	}
+	if (path->inputs != NIL)
+		ib_inputs_source(path)->changes_visible = ib_inputs_source(path)->partition_changes;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	ib_path_prepare(path);
 	return true;

@@ -215,6 +215,26 @@ ib_catalog_find_pipeline(text *name, Oid *relation, bool missing_ok)
 	return pipeline;
 }
 
+/* Whether a table is the state of a path. */
+bool
+ib_catalog_is_state_table(Oid relid)
+{
+	Oid			types[] = {OIDOID};
+	Datum		values[] = {ObjectIdGetDatum(relid)};
+	Oid			save_userid;
+	int			save_context;
+	bool		found;
+
+	ib_catalog_become_owner(&save_userid, &save_context);
+	SPI_connect();
+	ib_spi("SELECT FROM incbatch.path WHERE relation::pg_catalog.oid OPERATOR(pg_catalog.=) $1",
+		   SPI_OK_SELECT, 1, types, values, NULL);
+	found = SPI_processed > 0;
+	SPI_finish();
+	SetUserIdAndSecContext(save_userid, save_context);
+	return found;
+}
+
 void
 ib_catalog_set_state(int32 path, PathState state, const char *error)
 {

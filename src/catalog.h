@@ -67,6 +67,7 @@ extern void ib_catalog_become_owner(Oid *save_userid, int *save_context);
 extern bool ib_catalog_exists(void);
 extern List *ib_catalog_paths(void);
 extern int32 ib_catalog_find_pipeline(text *name, Oid *relation, bool missing_ok);
+extern bool ib_catalog_is_state_table(Oid relid);
 extern void ib_catalog_set_state(int32 path, PathState state, const char *error);
 extern void ib_catalog_store_frontier(int32 path, const Frontier *frontier,
 									  bool new_partitions);

@@ -16,6 +16,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "commands/extension.h"
 #include "commands/defrem.h"
@@ -26,6 +27,7 @@
 #include "parser/parse_relation.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 #include "utils/varlena.h"
 
 #include "functions.h"
@@ -138,12 +140,28 @@ create_definition(RangeVar *name, const char *query)
 	return address.objectId;
 }
 
-/* Old values must come with each UPDATE and DELETE of what is followed. */
+/* What the worker writes itself it does not read back. */
 static void
-check_replica_identities(PipelineQuery *pq, bool append_only)
+refuse_state_table(Oid relid)
+{
+	if (ib_catalog_is_state_table(relid))
+		ereport(ERROR,
+				errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				errmsg("changes of table \"%s\" cannot be followed", get_rel_name(relid)),
+				errdetail("It is the state of a pipeline, and the worker passes over what it writes itself."),
+				errhint("Query the pipeline's relation, or create a pipeline on that one's source."));
+}
+
+/*
+ * What is followed is not of incbatch's own making, and tells old values with
+ * each UPDATE and DELETE.
+ */
+static void
+check_followed(PipelineQuery *pq, bool append_only)
 {
 	ListCell   *lc;
 
+	refuse_state_table(pq->source);
 	if (!append_only)
 		ib_source_check_identity(pq->source, pq->needed,
 								 "pass append_only => true if the table only ever gets INSERTs");
@@ -151,6 +169,7 @@ check_replica_identities(PipelineQuery *pq, bool append_only)
 	{
 		TrackedLookup *lookup = lfirst(lc);
 
+		refuse_state_table(lookup->relid);
 		ib_source_check_identity(lookup->relid, lookup->needed,
 								 "create the pipeline without track_lookups");
 	}
@@ -295,14 +314,28 @@ insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 				   SPI_OK_INSERT, lengthof(types), types, values, nulls);
 }
 
-/* A name in the same schema for one of the pipeline's other relations. */
-static RangeVar *
-sibling_name(const char *schema, const char *name, const char *label)
+/* Does a type have this name?  One that core makes for arrays gives way. */
+static bool
+is_type_name(const char *name, Oid schema)
 {
-	return makeRangeVar(pstrdup(schema),
-						ChooseRelationName(name, NULL, label,
-										   get_namespace_oid(schema, false), false),
-						-1);
+	Oid			type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
+									   CStringGetDatum(name), ObjectIdGetDatum(schema));
+
+	return OidIsValid(type) && !OidIsValid(get_element_type(type));
+}
+
+/*
+ * A name in the same schema for one of the pipeline's other relations; it is
+ * also that of a row type.
+ */
+static RangeVar *
+sibling_name(Oid schema, const char *name, const char *label)
+{
+	char	   *result = ChooseRelationName(name, NULL, label, schema, false);
+
+	for (int i = 1; is_type_name(result, schema); i++)
+		result = ChooseRelationName(name, NULL, psprintf("%s%d", label, i), schema, false);
+	return makeRangeVar(get_namespace_name(schema), result, -1);
 }
 
 /*
@@ -317,6 +350,7 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 		"on_lost", "if_not_exists"
 	};
 	RangeVar   *rv;
+	Oid			namespace;
 	char	   *schema;
 	RangeVar   *definition_name;
 	RangeVar   *state_name;
@@ -344,13 +378,20 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 				errmsg("pipeline \"%s\" already exists, skipping", rv->relname));
 		PG_RETURN_OID(relation);
 	}
-	schema = get_namespace_name(RangeVarGetAndCheckCreationNamespace(rv, NoLock, &relation));
+	namespace = RangeVarGetAndCheckCreationNamespace(rv, NoLock, &relation);
+	schema = get_namespace_name(namespace);
 	if (OidIsValid(relation))
 		ereport(ERROR,
 				errcode(ERRCODE_DUPLICATE_TABLE),
 				errmsg("relation \"%s\" already exists", rv->relname),
 				errhint("Choose another name for the pipeline, or drop the relation."));
-	if (isAnyTempNamespace(get_namespace_oid(schema, false)))
+	if (is_type_name(rv->relname, namespace))
+		ereport(ERROR,
+				errcode(ERRCODE_DUPLICATE_OBJECT),
+				errmsg("type \"%s\" already exists", rv->relname),
+				errdetail("A pipeline's relation has a row type of the same name."),
+				errhint("Choose another name for the pipeline, or drop the type."));
+	if (isAnyTempNamespace(namespace))
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_TABLE_DEFINITION),
 				errmsg("a pipeline cannot be temporary"),
@@ -358,7 +399,7 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 				errhint("Create it in an ordinary schema."));
 	rv->schemaname = schema;
 
-	definition_name = sibling_name(schema, rv->relname, "batch");
+	definition_name = sibling_name(namespace, rv->relname, "batch");
 	definition = create_definition(definition_name,
 								   text_to_cstring(PG_GETARG_TEXT_PP(ARG_QUERY)));
 
@@ -368,10 +409,10 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 	pq = PG_GETARG_BOOL(ARG_TRACK_LOOKUPS) ?
 		ib_lookups_analyze(ib_query_of_view(definition)) :
 		ib_query_analyze(ib_query_of_view(definition));
-	check_replica_identities(pq, PG_GETARG_BOOL(ARG_APPEND_ONLY));
+	check_followed(pq, PG_GETARG_BOOL(ARG_APPEND_ONLY));
 	check_query_runs(pq, ib_query_relation_name(definition));
 
-	state_name = sibling_name(schema, rv->relname, "state");
+	state_name = sibling_name(namespace, rv->relname, "state");
 	create_relations(pq, quote_qualified_identifier(schema, state_name->relname),
 					 quote_qualified_identifier(schema, rv->relname));
 	state_table = RangeVarGetRelid(state_name, NoLock, false);

@@ -46,6 +46,7 @@
 
 #include "decode.h"
 #include "path.h"
+#include "source.h"
 
 /* Without a wake-up, look at the WAL this often. */
 #define POLL_USECS (1000 * 1000)
@@ -665,7 +666,7 @@ due(IbPath *path, bool caught_up, TimestampTz as_of)
 		return has_work ? "full" : "quiet";
 	if (now - path->ran_at < trigger)
 		return NULL;
-	if (has_work || ib_inputs_source(path)->partitions_changed)
+	if (has_work || ib_partitions_changed(ib_inputs_source(path)))
 		return "trigger";
 	if (caught_up)
 	{
@@ -772,7 +773,7 @@ note_relation_change(Datum arg, Oid relid)
 			list_member_oid(statements->source_relations, relid))
 		{
 			if (path->inputs != NIL)
-				ib_inputs_source(path)->partitions_changed = ib_inputs_source(path)->partitioned;
+				ib_batch_note_partitions(ib_inputs_source(path));
 		}
 		else if (!list_member_oid(statements->relations, relid))
 			continue;
