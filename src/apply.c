@@ -45,6 +45,7 @@
 #include "decode.h"
 #include "path.h"
 #include "query.h"
+#include "watermark.h"
 
 /* Lines for incbatch.batches that wait to be written, in the worker's life. */
 static List *batch_log = NIL;
@@ -243,14 +244,16 @@ make_statements(IbPath *path)
 	statements->context = context;
 	statements->may_recompute = pq->may_recompute;
 	statements->nkeys = list_length(pq->keys);
-	statements->transform_plus = ib_delta_transform(pq, columns, false);
-	statements->transform_mixed = ib_delta_transform(pq, columns, true);
+	statements->transform_plus = ib_delta_transform(pq, columns, false, NULL);
+	statements->transform_mixed = ib_delta_transform(pq, columns, true, NULL);
 	statements->merge_plus = ib_delta_merge(pq, state_table, false);
 	statements->merge_mixed = ib_delta_merge(pq, state_table, true);
 	statements->remove = ib_delta_remove(state_table);
 	statements->recompute = ib_recompute(pq, state_table, false);
 	statements->recompute_null_keys = ib_recompute(pq, state_table, true);
 	statements->initial = ib_delta_initial(pq);
+	if (path->row->closes)
+		statements->late = ib_watermark_statements(path, pq, state_table, columns);
 	statements->relations = list_make2_oid(path->row->definition,
 										   path->row->state_table);
 	foreach(lc, pq->query->rtable)
@@ -350,48 +353,84 @@ finish_touched(IbPath *path, Tuplestorestate *touched, int64 ntouched,
 		meter->record.strategy = "recompute";
 }
 
+/* Merge the transformed batch into the state. */
+static void
+merge(IbPath *path, Tuplestorestate *delta, bool mixed, Meter *meter)
+{
+	PathStatements *statements = path->statements;
+	Tuplestorestate *touched;
+	int64		ntouched;
+
+	ib_offer_relation(DELTA_RELATION, path->row->state_table, NULL, delta,
+					  meter->record.groups_changed);
+	if (!mixed)
+	{
+		ib_run_statement(statements->merge_plus, SPI_OK_INSERT, NULL);
+		return;
+	}
+	touched = tuplestore_begin_heap(false, false, work_mem);
+	ntouched = ib_run_statement(statements->merge_mixed, SPI_OK_SELECT, touched);
+	if (ntouched > 0)
+		finish_touched(path, touched, ntouched, meter);
+	tuplestore_end(touched);
+}
+
+/* Empty the state for a TRUNCATE of the source. */
+static void
+empty_state(IbPath *path, LateRun *run)
+{
+	if (path->statements->late)
+		ib_late_truncate(path, run);
+	else
+		ib_run_statement(psprintf("DELETE FROM %s", ib_query_relation_name(path->row->state_table)),
+						 SPI_OK_DELETE, NULL);
+}
+
 /* Transform the batch and merge it into the state, as the owner. */
 static void
 fold_in(IbPath *path, bool truncated, Meter *meter)
 {
 	PathStatements *statements = path->statements;
+	LateStatements *late = statements->late;
 	Batch	   *batch = path->batch;
 	bool		mixed = batch->negatives > 0;
+	bool		filtered = false;
 	OwnerScope	scope;
+	LateRun		run;
 	int64		lap = ib_monotonic_usecs();
 
+	if (late)
+		ib_late_begin(path, false, &run);
 	ib_enter_owner(path, &scope);
+	if (late)
+		ib_late_offer(path, &run);
 	if (truncated)
-		ib_run_statement(psprintf("DELETE FROM %s", ib_query_relation_name(path->row->state_table)),
-						 SPI_OK_DELETE, NULL);
+		empty_state(path, &run);
 	if (batch->rows > 0)
 	{
 		Tuplestorestate *delta = tuplestore_begin_heap(false, false, work_mem);
+		char	   *transform = mixed ? statements->transform_mixed : statements->transform_plus;
 
 		ib_offer_relation(BATCH_RELATION, InvalidOid, batch->desc, batch->store,
 						  batch->rows);
-		meter->record.groups_changed =
-			ib_run_statement(mixed ? statements->transform_mixed : statements->transform_plus,
-							 SPI_OK_SELECT, delta);
+		if (late)
+			filtered = ib_late_survey(path, &run);
+		if (filtered)
+			transform = mixed ? late->transform_mixed : late->transform_plus;
+		meter->record.groups_changed = ib_run_statement(transform, SPI_OK_SELECT, delta);
 		meter->record.transform_ms = lap_ms(&lap);
-
-		ib_offer_relation(DELTA_RELATION, path->row->state_table, NULL, delta,
-						  meter->record.groups_changed);
-		if (!mixed)
-			ib_run_statement(statements->merge_plus, SPI_OK_INSERT, NULL);
-		else
-		{
-			Tuplestorestate *touched = tuplestore_begin_heap(false, false, work_mem);
-			int64		ntouched = ib_run_statement(statements->merge_mixed,
-													SPI_OK_SELECT, touched);
-
-			if (ntouched > 0)
-				finish_touched(path, touched, ntouched, meter);
-			tuplestore_end(touched);
-		}
+		merge(path, delta, mixed, meter);
 		tuplestore_end(delta);
 	}
+	if (late)
+		ib_late_advance(path, &run);
 	ib_leave_owner(&scope);
+	if (late)
+	{
+		ib_late_store(path, &run);
+		meter->record.rows_late = run.rows_late;
+		meter->record.rows_ahead = run.rows_ahead;
+	}
 	meter->record.merge_ms = lap_ms(&lap);
 }
 

@@ -102,11 +102,19 @@ aggregate_rows(PipelineQuery *pq, const char *rows, bool mixed)
 	return text.data;
 }
 
-/* What a batch does to each group that it touches. */
+/*
+ * What a batch does to each group that it touches; "filter" is a condition on
+ * its rows t, or NULL.
+ */
 char *
-ib_delta_transform(PipelineQuery *pq, int batch_columns, bool mixed)
+ib_delta_transform(PipelineQuery *pq, int batch_columns, bool mixed,
+				   const char *filter)
 {
-	return aggregate_rows(pq, ib_query_rows_text(pq, true, batch_columns), mixed);
+	char	   *rows = ib_query_rows_text(pq, true, batch_columns);
+
+	if (filter != NULL)
+		rows = psprintf("SELECT * FROM (%s) t WHERE %s", rows, filter);
+	return aggregate_rows(pq, rows, mixed);
 }
 
 /* The whole aggregate from the source: backfill. */

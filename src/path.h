@@ -24,6 +24,7 @@ typedef struct PathStatements
 	char	   *recompute;
 	char	   *recompute_null_keys;
 	char	   *initial;
+	struct LateStatements *late;	/* NULL: windows never close */
 	int			nkeys;
 	List	   *relations;		/* OIDs that the names in them stand for */
 	bool		stale;			/* one of these changed */
