@@ -34,6 +34,10 @@ SELECT incbatch.create_pipeline('by_uneven', $$
 	LEFT JOIN incbatch.hop(ts, '1 hour', '25 min', '2024-01-01 00:10') AS w(s, e) ON s > '2024-03-10'
 	GROUP BY 1, 2
 $$);
+SELECT incbatch.create_pipeline('by_hour', $$
+	SELECT w.window_end, count(DISTINCT k), sum(v), array_agg(v ORDER BY v)
+	FROM events, incbatch.hop(tstz, '3 hours', '1 hour') w GROUP BY 1
+$$);
 SELECT incbatch.create_pipeline('by_other_function', $$
 	SELECT n, count(*) FROM events, generate_series(0, k) AS n GROUP BY n
 $$, append_only => true);

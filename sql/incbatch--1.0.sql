@@ -42,7 +42,8 @@ CREATE TABLE incbatch.frontier (
     decoded_lsn pg_lsn NOT NULL,
     snapshot    pg_snapshot NOT NULL,
     aligned     boolean NOT NULL,
-    as_of       timestamptz NOT NULL
+    as_of       timestamptz NOT NULL,
+    partitions  bigint[]
 ) WITH (fillfactor = 50);
 
 CREATE TABLE incbatch.path_watermark (
@@ -116,7 +117,7 @@ COMMENT ON COLUMN incbatch.pipeline.retention IS 'Windows that ended this long b
 COMMENT ON COLUMN incbatch.pipeline.trigger_interval IS 'Cadence of the pipeline.';
 COMMENT ON COLUMN incbatch.pipeline.append_only IS 'The source only ever gets INSERTs; its deletes are ignored.';
 COMMENT ON COLUMN incbatch.pipeline.initialize IS 'Whether the backfill reads the source''s present rows.';
-COMMENT ON COLUMN incbatch.pipeline.strategy IS 'delta, or delta with recompute of touched groups.';
+COMMENT ON COLUMN incbatch.pipeline.strategy IS 'delta, delta with recompute of some touched groups, or recompute of all.';
 COMMENT ON COLUMN incbatch.pipeline.paused IS 'Whether pause_pipeline was called.';
 COMMENT ON COLUMN incbatch.pipeline.created_at IS 'When the pipeline was created.';
 
@@ -136,6 +137,7 @@ COMMENT ON COLUMN incbatch.frontier.decoded_lsn IS 'Up to here, every commit tha
 COMMENT ON COLUMN incbatch.frontier.snapshot IS 'The snapshot of the last run.';
 COMMENT ON COLUMN incbatch.frontier.aligned IS 'Whether the aggregate equals the query under the snapshot.';
 COMMENT ON COLUMN incbatch.frontier.as_of IS 'Everything committed before this instant is included.';
+COMMENT ON COLUMN incbatch.frontier.partitions IS 'Of a partitioned source: its partitions as the snapshot sees them, each an OID and the transaction that made it a partition, in one number.';
 
 COMMENT ON TABLE incbatch.path_watermark IS 'What each path whose windows close has seen of event time. Written in the same transaction as the state table. Times are as the event time column has them, those with time zone in UTC; -infinity: none yet.';
 COMMENT ON COLUMN incbatch.path_watermark.path IS 'The path.';
@@ -317,12 +319,25 @@ LANGUAGE c IMMUTABLE PARALLEL SAFE ROWS 4 AS 'MODULE_PATHNAME', 'ib_hop_date';
 COMMENT ON FUNCTION incbatch.hop(date, interval, interval, date) IS
 'The windows [window_start, window_end) of a size that a time is in; one begins each slide, counted from origin as in tumble. Use it in FROM: FROM src, incbatch.hop(src.ts, size, slide) AS w(window_start, window_end). A time that is NULL or infinite is in none. Size and slide must be of days or months.';
 
+CREATE FUNCTION incbatch.variance(count bigint, sum numeric, squares numeric, sample boolean)
+RETURNS numeric
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ib_variance';
+COMMENT ON FUNCTION incbatch.variance(bigint, numeric, numeric, boolean) IS
+'The variance of values of which count, sum and sum of squares are kept, with the same digits as var_samp (sample) or var_pop over numeric. Pipelines'' views use it.';
+
+CREATE FUNCTION incbatch.stddev(count bigint, sum numeric, squares numeric, sample boolean)
+RETURNS numeric
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ib_stddev';
+COMMENT ON FUNCTION incbatch.stddev(bigint, numeric, numeric, boolean) IS
+'The standard deviation of values of which count, sum and sum of squares are kept, with the same digits as stddev_samp (sample) or stddev_pop over numeric. Pipelines'' views use it.';
+
 CREATE FUNCTION incbatch.on_drop() RETURNS event_trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'ib_on_drop';
 COMMENT ON FUNCTION incbatch.on_drop() IS
 'Event trigger: drops a pipeline as a whole when one of its relations is dropped.';
 
 CREATE EVENT TRIGGER incbatch_on_drop ON sql_drop EXECUTE FUNCTION incbatch.on_drop();
+ALTER EVENT TRIGGER incbatch_on_drop ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER incbatch_on_drop IS 'Drops a pipeline as a whole when one of its relations is dropped.';
 
 CREATE FUNCTION incbatch.on_rewrite() RETURNS event_trigger
@@ -331,6 +346,7 @@ COMMENT ON FUNCTION incbatch.on_rewrite() IS
 'Event trigger: a pipeline whose source is set UNLOGGED, or LOGGED again, needs a rebuild, for rows written in between are in no WAL.';
 
 CREATE EVENT TRIGGER incbatch_on_rewrite ON table_rewrite EXECUTE FUNCTION incbatch.on_rewrite();
+ALTER EVENT TRIGGER incbatch_on_rewrite ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER incbatch_on_rewrite IS 'A pipeline whose source is set UNLOGGED, or LOGGED again, needs a rebuild.';
 
 -- ---------------------------------------------------------------------
@@ -410,7 +426,7 @@ COMMENT ON COLUMN incbatch.pipelines.late_policy IS 'What happens to a change to
 COMMENT ON COLUMN incbatch.pipelines.trigger_interval IS 'How often changes are folded in; 0: as soon as there are any.';
 COMMENT ON COLUMN incbatch.pipelines.watermark IS 'Windows that end here or before are closed; NULL: windows never close, or no event was seen.';
 COMMENT ON COLUMN incbatch.pipelines.state IS 'initializing, backfilling, running, paused (resume_pipeline), failed (resume_pipeline) or needs_rebuild (rebuild_pipeline).';
-COMMENT ON COLUMN incbatch.pipelines.strategy IS 'delta: groups are adjusted by the changes; recompute: some retractions evaluate their groups again from the source.';
+COMMENT ON COLUMN incbatch.pipelines.strategy IS 'delta: groups are adjusted by the changes; delta, recompute: some retractions evaluate their groups again from the source; recompute: every change does.';
 COMMENT ON COLUMN incbatch.pipelines.owner IS 'The role that the worker runs the query as.';
 COMMENT ON COLUMN incbatch.pipelines.last_error IS 'Why the pipeline stopped, and the function that brings it back.';
 COMMENT ON COLUMN incbatch.pipelines.created_at IS 'When the pipeline was created.';

@@ -58,6 +58,15 @@ SELECT subject('binned', $$day + 1 <= w::date OR bin + interval '6 hours' <= w$$
 	SELECT tstz::date AS day, date_bin('6 hours', tstz, '2024-01-01 01:00') AS bin, count(*) FROM events GROUP BY 1, 2
 $$);
 
+-- evaluated again at every change, from a source that has the late rows, too
+SELECT subject('again', $$hours + interval '2 hours' <= w AT TIME ZONE 'America/New_York'$$, 'drop', '20 min', $$
+	SELECT incbatch.tumble(ts, '2 hours') AS hours, count(DISTINCT k), array_agg(v ORDER BY v, id) FROM events GROUP BY 1
+$$);
+SELECT subject('sliding_again', $$start + interval '4 hours' <= w$$, 'divert', '0', $$
+	SELECT w.start, k, percentile_disc(0.5) WITHIN GROUP (ORDER BY v) FROM events e
+	JOIN LATERAL incbatch.hop(e.tstz, '4 hours', '3 hours') AS w(start, stop) ON true GROUP BY 1, 2
+$$);
+
 -- The oracle.  Closed windows keep what they had, unless late changes are
 -- applied; open ones equal the batch query.  verify_pipeline agrees, and where
 -- it does not look, a late change was counted.

@@ -45,6 +45,7 @@
 #include "decode.h"
 #include "path.h"
 #include "query.h"
+#include "source.h"
 #include "watermark.h"
 
 /* Lines for incbatch.batches that wait to be written, in the worker's life. */
@@ -106,10 +107,9 @@ ib_lock_sources(IbPath *path, bool with_source)
 	PathStatements *statements = path->statements;
 	ListCell   *lc;
 
-	if (statements == NULL || statements->stale || statements->may_recompute)
+	if (statements == NULL || statements->stale || statements->query->may_recompute)
 		with_source = true;
-	if (with_source &&
-		!ConditionalLockRelationOid(path->row->source, AccessShareLock))
+	if (with_source && !ib_source_lock(path->row->source))
 		return false;
 	foreach(lc, statements == NULL ? NIL : statements->relations)
 	{
@@ -242,18 +242,20 @@ make_statements(IbPath *path)
 	ib_batch_rename_columns(path->batch);
 
 	statements->context = context;
-	statements->may_recompute = pq->may_recompute;
+	statements->query = pq;
+	statements->state_table = state_table;
 	statements->nkeys = list_length(pq->keys);
+	statements->touched = ib_delta_touched(pq, columns, NULL);
+	statements->times = ib_recompute_times(pq);
 	statements->transform_plus = ib_delta_transform(pq, columns, false, NULL);
 	statements->transform_mixed = ib_delta_transform(pq, columns, true, NULL);
 	statements->merge_plus = ib_delta_merge(pq, state_table, false);
 	statements->merge_mixed = ib_delta_merge(pq, state_table, true);
 	statements->remove = ib_delta_remove(state_table);
-	statements->recompute = ib_recompute(pq, state_table, false);
-	statements->recompute_null_keys = ib_recompute(pq, state_table, true);
 	statements->initial = ib_delta_initial(pq);
 	if (path->row->closes)
 		statements->late = ib_watermark_statements(path, pq, state_table, columns);
+	statements->source_relations = ib_source_relations(path->row->source);
 	statements->relations = list_make2_oid(path->row->definition,
 										   path->row->state_table);
 	foreach(lc, pq->query->rtable)
@@ -297,18 +299,50 @@ touched_descriptor(IbPath *path)
 	return desc;
 }
 
-/* What the touched groups need; a count below zero is the end of trust. */
-static void
-inspect_touched(Tuplestorestate *touched, TupleDesc desc, bool *empty,
-				bool *unknown, bool *unknown_null)
+/* Touched groups to evaluate again that have the same keys NULL. */
+typedef struct UnknownGroups
+{
+	Bitmapset  *nulls;			/* numbers of these keys */
+	int64		groups;
+} UnknownGroups;
+
+static List *
+add_unknown(List *unknown, Bitmapset *nulls)
+{
+	UnknownGroups *found;
+	ListCell   *lc;
+
+	foreach(lc, unknown)
+	{
+		found = lfirst(lc);
+		if (bms_equal(found->nulls, nulls))
+		{
+			found->groups++;
+			bms_free(nulls);
+			return unknown;
+		}
+	}
+	found = palloc(sizeof(UnknownGroups));
+	found->nulls = nulls;
+	found->groups = 1;
+	return lappend(unknown, found);
+}
+
+/*
+ * What the touched groups need: are there empty ones, and which UnknownGroups.
+ * A count below zero is the end of trust.
+ */
+static List *
+inspect_touched(Tuplestorestate *touched, TupleDesc desc, bool *empty)
 {
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
+	List	   *unknown = NIL;
 
-	*empty = *unknown = *unknown_null = false;
+	*empty = false;
 	while (tuplestore_gettupleslot(touched, true, false, slot))
 	{
+		Bitmapset  *nulls = NULL;
 		int64		count;
-		bool		has_null = false;
 
 		slot_getallattrs(slot);
 		count = DatumGetInt64(slot->tts_values[1]);
@@ -318,16 +352,65 @@ inspect_touched(Tuplestorestate *touched, TupleDesc desc, bool *empty,
 					errmsg("a group would hold %lld rows", (long long) count),
 					errdetail("More rows were retracted than were ever counted."),
 					errhint("Run incbatch.rebuild_pipeline."));
-		for (int i = 3; i < desc->natts; i++)
-			has_null |= slot->tts_isnull[i];
 		if (count == 0)
+		{
 			*empty = true;
-		else if (has_null)
-			*unknown_null = true;
-		else
-			*unknown = true;
+			continue;
+		}
+		for (int i = 3; i < desc->natts; i++)
+		{
+			if (slot->tts_isnull[i])
+				nulls = bms_add_member(nulls, i - 2);
+		}
+		unknown = add_unknown(unknown, nulls);
 	}
 	ExecDropSingleTupleTableSlot(slot);
+	return unknown;
+}
+
+/* The condition on the source's time that the touched windows make, or NULL */
+static char *
+touched_times(const char *statement)
+{
+	if (SPI_execute(statement, false, 0) != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "could not find the times of the touched groups");
+	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+}
+
+/* Evaluate groups again; those that have no rows any more go. */
+static void
+evaluate_again(IbPath *path, List *unknown)
+{
+	PathStatements *statements = path->statements;
+	char	   *times = statements->times ? touched_times(statements->times) : NULL;
+	TupleDesc	keys = CreateTemplateTupleDesc(statements->nkeys);
+	Relation	rel = table_open(path->row->state_table, NoLock);
+	ListCell   *lc;
+
+	for (int i = 1; i <= statements->nkeys; i++)
+		TupleDescCopyEntry(keys, i, RelationGetDescr(rel), i);
+	table_close(rel, NoLock);
+
+	foreach(lc, unknown)
+	{
+		UnknownGroups *groups = lfirst(lc);
+		Tuplestorestate *fresh = tuplestore_begin_heap(false, false, work_mem);
+		int64		nfresh;
+
+		CHECK_FOR_INTERRUPTS();
+		nfresh = ib_run_statement(ib_recompute(statements->query, statements->state_table,
+											   groups->nulls, times),
+								  SPI_OK_INSERT_RETURNING, fresh);
+		if (nfresh < groups->groups)
+		{
+			ib_offer_relation(FRESH_RELATION, InvalidOid, keys, fresh, nfresh);
+			ib_run_statement(ib_recompute_remove(statements->query, statements->state_table,
+												 groups->nulls),
+							 SPI_OK_DELETE, NULL);
+			SPI_unregister_relation(FRESH_RELATION);
+		}
+		tuplestore_end(fresh);
+	}
 }
 
 /* Empty groups go, unknown ones are evaluated again. */
@@ -335,44 +418,73 @@ static void
 finish_touched(IbPath *path, Tuplestorestate *touched, int64 ntouched,
 			   Meter *meter)
 {
-	PathStatements *statements = path->statements;
 	TupleDesc	desc = touched_descriptor(path);
 	bool		empty;
-	bool		unknown;
-	bool		unknown_null;
+	List	   *unknown = inspect_touched(touched, desc, &empty);
 
-	inspect_touched(touched, desc, &empty, &unknown, &unknown_null);
 	ib_offer_relation(TOUCHED_RELATION, InvalidOid, desc, touched, ntouched);
 	if (empty)
-		ib_run_statement(statements->remove, SPI_OK_DELETE, NULL);
-	if (unknown)
-		ib_run_statement(statements->recompute, SPI_OK_INSERT, NULL);
-	if (unknown_null)
-		ib_run_statement(statements->recompute_null_keys, SPI_OK_INSERT, NULL);
-	if (unknown || unknown_null)
+		ib_run_statement(path->statements->remove, SPI_OK_DELETE, NULL);
+	if (unknown != NIL)
+	{
+		evaluate_again(path, unknown);
 		meter->record.strategy = "recompute";
+	}
 }
 
-/* Merge the transformed batch into the state. */
+/*
+ * Find out which groups the batch touches, and evaluate them again;
+ * "filtered": but for those of late changes.
+ */
 static void
-merge(IbPath *path, Tuplestorestate *delta, bool mixed, Meter *meter)
+recompute_touched(IbPath *path, bool filtered, Meter *meter, int64 *lap)
 {
 	PathStatements *statements = path->statements;
-	Tuplestorestate *touched;
-	int64		ntouched;
+	Tuplestorestate *touched = tuplestore_begin_heap(false, false, work_mem);
+
+	meter->record.groups_changed =
+		ib_run_statement(filtered ? statements->late->touched : statements->touched,
+						 SPI_OK_SELECT, touched);
+	meter->record.transform_ms = lap_ms(lap);
+	if (meter->record.groups_changed > 0)
+		finish_touched(path, touched, meter->record.groups_changed, meter);
+	tuplestore_end(touched);
+}
+
+/*
+ * Adjust the groups that the batch touches by its changes; "filtered": but for
+ * late ones.
+ */
+static void
+merge_delta(IbPath *path, bool filtered, Meter *meter, int64 *lap)
+{
+	PathStatements *statements = path->statements;
+	LateStatements *late = statements->late;
+	bool		mixed = path->batch->negatives > 0;
+	char	   *transform = mixed ?
+		(filtered ? late->transform_mixed : statements->transform_mixed) :
+		(filtered ? late->transform_plus : statements->transform_plus);
+	Tuplestorestate *delta = tuplestore_begin_heap(false, false, work_mem);
+
+	meter->record.groups_changed =
+		ib_run_statement(transform, SPI_OK_SELECT, delta);
+	meter->record.transform_ms = lap_ms(lap);
 
 	ib_offer_relation(DELTA_RELATION, path->row->state_table, NULL, delta,
 					  meter->record.groups_changed);
 	if (!mixed)
-	{
 		ib_run_statement(statements->merge_plus, SPI_OK_INSERT, NULL);
-		return;
+	else
+	{
+		Tuplestorestate *touched = tuplestore_begin_heap(false, false, work_mem);
+		int64		ntouched = ib_run_statement(statements->merge_mixed,
+												SPI_OK_SELECT, touched);
+
+		if (ntouched > 0)
+			finish_touched(path, touched, ntouched, meter);
+		tuplestore_end(touched);
 	}
-	touched = tuplestore_begin_heap(false, false, work_mem);
-	ntouched = ib_run_statement(statements->merge_mixed, SPI_OK_SELECT, touched);
-	if (ntouched > 0)
-		finish_touched(path, touched, ntouched, meter);
-	tuplestore_end(touched);
+	tuplestore_end(delta);
 }
 
 /* Empty the state for a TRUNCATE of the source. */
@@ -382,7 +494,7 @@ empty_state(IbPath *path, LateRun *run)
 	if (path->statements->late)
 		ib_late_truncate(path, run);
 	else
-		ib_run_statement(psprintf("DELETE FROM %s", ib_query_relation_name(path->row->state_table)),
+		ib_run_statement(psprintf("DELETE FROM %s", path->statements->state_table),
 						 SPI_OK_DELETE, NULL);
 }
 
@@ -390,11 +502,9 @@ empty_state(IbPath *path, LateRun *run)
 static void
 fold_in(IbPath *path, bool truncated, Meter *meter)
 {
-	PathStatements *statements = path->statements;
-	LateStatements *late = statements->late;
+	LateStatements *late = path->statements->late;
 	Batch	   *batch = path->batch;
-	bool		mixed = batch->negatives > 0;
-	bool		filtered = false;
+	bool		filtered;
 	OwnerScope	scope;
 	LateRun		run;
 	int64		lap = ib_monotonic_usecs();
@@ -408,19 +518,13 @@ fold_in(IbPath *path, bool truncated, Meter *meter)
 		empty_state(path, &run);
 	if (batch->rows > 0)
 	{
-		Tuplestorestate *delta = tuplestore_begin_heap(false, false, work_mem);
-		char	   *transform = mixed ? statements->transform_mixed : statements->transform_plus;
-
 		ib_offer_relation(BATCH_RELATION, InvalidOid, batch->desc, batch->store,
 						  batch->rows);
-		if (late)
-			filtered = ib_late_survey(path, &run);
-		if (filtered)
-			transform = mixed ? late->transform_mixed : late->transform_plus;
-		meter->record.groups_changed = ib_run_statement(transform, SPI_OK_SELECT, delta);
-		meter->record.transform_ms = lap_ms(&lap);
-		merge(path, delta, mixed, meter);
-		tuplestore_end(delta);
+		filtered = late && ib_late_survey(path, &run);
+		if (path->statements->query->always_recompute)
+			recompute_touched(path, filtered, meter, &lap);
+		else
+			merge_delta(path, filtered, meter, &lap);
 	}
 	if (late)
 		ib_late_advance(path, &run);
@@ -535,13 +639,15 @@ ib_flush_batch_log(void)
 static bool
 read_up(IbPath *path, Meter *meter)
 {
+	PipelineQuery *query = path->statements->query;
 	int64		lap = ib_monotonic_usecs();
 	XLogRecPtr	end = ib_flush_wal();
 	bool		aligned;
 
 	(void) ib_decode_upto(path->batch->frontier.decoded_lsn, false);
 	aligned = ib_decode_upto(end, true) >= end;
-	if (!aligned && path->statements->may_recompute && path->batch->negatives > 0)
+	if (!aligned && (query->always_recompute ||
+					 (query->may_recompute && path->batch->negatives > 0)))
 		aligned = ib_decode_upto(end, false) >= end;
 	meter->record.read_ms = lap_ms(&lap);
 	return aligned;
@@ -574,8 +680,11 @@ ib_begin_run(IbPath *path, bool with_source, Frontier *frontier,
 void
 ib_commit_run(IbPath *path, const Frontier *frontier)
 {
+	bool		new_partitions = frontier->partitions != (Datum) 0 &&
+		frontier->partitions != path->batch->frontier.partitions;
+
+	ib_catalog_store_frontier(path->row->path, frontier, new_partitions);
 	ib_batch_set_frontier(path->batch, frontier);
-	ib_catalog_store_frontier(path->row->path, frontier);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);
@@ -634,6 +743,7 @@ ib_path_run(IbPath *path, const char *reason, bool store)
 	if (!ib_begin_run(path, false, &frontier, &horizon))
 		return false;
 	frontier.aligned = read_up(path, &meter);
+	store |= ib_partitions_follow(path->batch, &frontier);
 	if (path->batch->lost)
 	{
 		ib_leave_run();

@@ -31,6 +31,7 @@
 #include "functions.h"
 #include "path.h"
 #include "query.h"
+#include "source.h"
 
 PG_FUNCTION_INFO_V1(ib_create_pipeline);
 
@@ -128,36 +129,6 @@ create_definition(RangeVar *name, const char *query)
 	return address.objectId;
 }
 
-/*
- * Old values must come with each UPDATE and DELETE, or the pipeline could not
- * take a row out again.
- */
-static void
-check_replica_identity(PipelineQuery *pq)
-{
-	Relation	rel = table_open(pq->source, AccessShareLock);
-	bool		told = rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL;
-
-	if (!told)
-	{
-		Bitmapset  *identity = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_IDENTITY_KEY);
-		int			attnum = -1;
-
-		told = true;
-		while ((attnum = bms_next_member(pq->needed, attnum)) >= 0)
-			told = told && bms_is_member(attnum - FirstLowInvalidHeapAttributeNumber, identity);
-	}
-	if (!told)
-		ereport(ERROR,
-				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				errmsg("the replica identity of table \"%s\" does not tell old values",
-					   RelationGetRelationName(rel)),
-				errdetail("After an UPDATE or DELETE the pipeline could not take the old row out of its group."),
-				errhint("Run ALTER TABLE %s REPLICA IDENTITY FULL; or pass append_only => true if the table only ever gets INSERTs.",
-						ib_query_relation_name(pq->source)));
-	table_close(rel, NoLock);
-}
-
 /* The column with the event time: as given, or that of the window; 0: none. */
 static AttrNumber
 find_event_time(FunctionCallInfo fcinfo, PipelineQuery *pq)
@@ -235,14 +206,19 @@ create_relations(PipelineQuery *pq, const char *state_table, const char *view)
 	SPI_finish();
 }
 
-/* Whoever may not read the tables of the query learns it now. */
+/*
+ * Whoever may not read the tables of the query learns it now, and so does who
+ * wrote a query whose parts cannot be evaluated apart.
+ */
 static void
-check_query_runs(const char *definition)
+check_query_runs(PipelineQuery *pq, const char *definition)
 {
 	int			code;
 
 	SPI_connect();
 	code = SPI_execute(psprintf("SELECT * FROM %s LIMIT 0", definition), true, 0);
+	if (code == SPI_OK_SELECT)
+		code = SPI_execute(psprintf("SELECT * FROM (%s) q LIMIT 0", ib_delta_initial(pq)), true, 0);
 	if (code != SPI_OK_SELECT)
 		elog(ERROR, "%s", SPI_result_code_string(code));
 	SPI_finish();
@@ -288,7 +264,8 @@ insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 		PG_GETARG_DATUM(ARG_TRIGGER),
 		PG_GETARG_DATUM(ARG_APPEND_ONLY),
 		PG_GETARG_DATUM(ARG_INITIALIZE),
-		CStringGetTextDatum(pq->may_recompute ? "delta, recompute" : "delta"),
+		CStringGetTextDatum(pq->always_recompute ? "recompute" :
+							pq->may_recompute ? "delta, recompute" : "delta"),
 		ObjectIdGetDatum(state_table),
 		PG_GETARG_DATUM(ARG_LATENESS),
 		PG_GETARG_DATUM(ARG_LATE_POLICY),
@@ -384,8 +361,8 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
 	pq = ib_query_analyze(ib_query_of_view(definition));
 	if (!PG_GETARG_BOOL(ARG_APPEND_ONLY))
-		check_replica_identity(pq);
-	check_query_runs(ib_query_relation_name(definition));
+		ib_source_check_identity(pq->source, pq->needed);
+	check_query_runs(pq, ib_query_relation_name(definition));
 
 	state_name = sibling_name(schema, rv->relname, "state");
 	create_relations(pq, quote_qualified_identifier(schema, state_name->relname),

@@ -20,10 +20,8 @@
 #include "access/table.h"
 #include "access/sysattr.h"
 #include "access/htup_details.h"
-#include "catalog/catalog.h"
 #include "catalog/heap.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_operator.h"
@@ -41,12 +39,12 @@
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/rel.h"
-#include "utils/rls.h"
 #include "utils/ruleutils.h"
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
 #include "query.h"
+#include "source.h"
 
 #define refuse(what, detail, hint) \
 	ereport(ERROR, \
@@ -274,51 +272,13 @@ static void
 check_source(PipelineQuery *pq)
 {
 	RangeTblEntry *rte = rt_fetch(pq->source_index, pq->query->rtable);
-	Relation	rel;
 
 	if (rte->rtekind != RTE_RELATION)
 		refuse("a source that is not a table",
 			   "The first entry of FROM is the source, whose changes the pipeline follows.",
 			   "Name the source table first in FROM.");
 	pq->source = rte->relid;
-	rel = table_open(rte->relid, AccessShareLock);
-	if (rel->rd_rel->relkind != RELKIND_RELATION)
-		ereport(ERROR,
-				errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				errmsg("\"%s\" cannot be the source of a pipeline",
-					   RelationGetRelationName(rel)),
-				errdetail("The source, the first entry of FROM, must be an ordinary table; views, foreign tables and partitioned tables are not supported yet."),
-				errhint("Name an ordinary table first in FROM."));
-	if (rel->rd_rel->relhassubclass)
-		ereport(ERROR,
-				errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				errmsg("\"%s\" cannot be the source of a pipeline",
-					   RelationGetRelationName(rel)),
-				errdetail("Other tables inherit from it; the query reads them, but their changes carry their own names."),
-				errhint("Use a table without children; FROM ONLY does not help."));
-	if (!RelationIsPermanent(rel))
-		ereport(ERROR,
-				errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				errmsg("\"%s\" cannot be the source of a pipeline",
-					   RelationGetRelationName(rel)),
-				errdetail("Changes of unlogged tables are not written to the WAL."),
-				errhint("Use ALTER TABLE %s SET LOGGED.",
-						ib_query_relation_name(rte->relid)));
-	if (IsSystemRelation(rel) || get_rel_namespace(rte->relid) == get_namespace_oid(IB_SCHEMA, true))
-		ereport(ERROR,
-				errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				errmsg("\"%s\" cannot be the source of a pipeline",
-					   RelationGetRelationName(rel)),
-				errdetail("Changes of system catalogs and of incbatch's own tables are not decoded."),
-				errhint("Use a table of your own."));
-	if (check_enable_rls(rte->relid, InvalidOid, true) == RLS_ENABLED)
-		ereport(ERROR,
-				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				errmsg("\"%s\" has row-level security that applies to you",
-					   RelationGetRelationName(rel)),
-				errdetail("Changes are decoded without policies, so the aggregate would count rows that you may not see."),
-				errhint("Create the pipeline as the table's owner or a role with BYPASSRLS."));
-	table_close(rel, NoLock);
+	ib_source_check(rte->relid, !rte->inh);
 }
 
 /* (VALUES ...) in FROM, which the parser wraps in a subquery */
@@ -450,6 +410,8 @@ add_key(PipelineQuery *pq, SortGroupClause *clause)
 			key->name = psprintf("%s_", key->name);
 	}
 	pq->keys = lappend(pq->keys, key);
+	key->number = list_length(pq->keys);
+	ib_recompute_find_window(pq, key);
 }
 
 static bool
@@ -548,6 +510,20 @@ batch_column_names(Oid source, int batch_columns)
 	return lappend(names, makeString(BATCH_WEIGHT));
 }
 
+/* An expression over a range table, as SQL. */
+char *
+ib_query_expression(List *rtable, Node *expr)
+{
+	Query	   *query = makeNode(Query);
+
+	query->commandType = CMD_SELECT;
+	query->rtable = rtable;
+	query->jointree = makeFromExpr(NIL, NULL);
+	/* a column without a name is deparsed without AS */
+	query->targetList = list_make1(makeTargetEntry((Expr *) expr, 1, NULL, false));
+	return pg_get_querydef(query, false) + strlen("SELECT ");
+}
+
 static void
 add_target(Query *query, Expr *expr, char *name)
 {
@@ -622,6 +598,9 @@ ib_query_rows_text(PipelineQuery *pq, bool from_batch, int batch_columns)
 		if (from_batch)
 			expr = (Expr *) use_window_start((Node *) expr, NULL);
 		add_target(query, expr, key->name);
+		if (!from_batch && key->time != NULL)
+			add_target(query, (Expr *) copyObject(key->time),
+					   psprintf(INPUT_TIME "%d", key->number));
 	}
 	foreach(lc, pq->inputs)
 	{
@@ -631,6 +610,13 @@ ib_query_rows_text(PipelineQuery *pq, bool from_batch, int batch_columns)
 			add_target(query, copyObject(input->arg), psprintf(INPUT_ARG "%d", input->number));
 		if (input->filter)
 			add_target(query, copyObject(input->filter), psprintf(INPUT_FILTER "%d", input->number));
+	}
+	if (!from_batch && pq->in_order)
+	{
+		add_target(query, (Expr *) makeVar(pq->source_index, TableOidAttributeNumber,
+										   OIDOID, -1, InvalidOid, 0), INPUT_TABLE);
+		add_target(query, (Expr *) makeVar(pq->source_index, SelfItemPointerAttributeNumber,
+										   TIDOID, -1, InvalidOid, 0), INPUT_ROW);
 	}
 	if (from_batch)
 	{

@@ -25,6 +25,9 @@
 #define DELTA_RELATION "incbatch_delta"
 #define TOUCHED_RELATION "incbatch_touched"
 
+/* The keys of the groups that were evaluated again */
+#define FRESH_RELATION "incbatch_fresh"
+
 /* What the merge says of a group that needs more work; its keys follow. */
 #define TOUCHED_ROW "incbatch_row"
 #define TOUCHED_COUNT "incbatch_count"
@@ -34,6 +37,9 @@
 #define INPUT_ARG "incbatch_arg_"
 #define INPUT_FILTER "incbatch_filter_"
 #define INPUT_WEIGHT "incbatch_w"
+#define INPUT_TIME "incbatch_time_"
+#define INPUT_TABLE "incbatch_table"
+#define INPUT_ROW "incbatch_place"
 
 /* A column of the GROUP BY, and of the state table. */
 typedef struct KeyColumn
@@ -42,6 +48,10 @@ typedef struct KeyColumn
 	char	   *name;
 	char	   *type;			/* as SQL, with COLLATE where there is one */
 	char	   *equals;			/* the operator of the GROUP BY, as SQL */
+	int			number;			/* from 1, in the names of its columns */
+	Var		   *time;			/* of a window: the source's column, or NULL; */
+	char	   *before;			/* how far before the key, as SQL, */
+	char	   *after;			/* and after it, that column can be */
 } KeyColumn;
 
 /* What an aggregate reads: its argument and its FILTER. */
@@ -54,8 +64,9 @@ typedef struct AggregateInput
 
 /*
  * A column of the state table that is not a key.  All but the name are SQL:
- * "plus" and "mixed" compute it from the batch's rows (where all weights are
- * +1, or any), "merge" from the stored row s and the row excluded.
+ * "plus" computes it from rows of weight +1 (the source's, or a batch's),
+ * "mixed" from a batch's rows of any weight, "merge" from the stored row s and
+ * the row excluded.
  */
 typedef struct StateColumn
 {
@@ -72,7 +83,8 @@ typedef struct AggregateColumn
 {
 	Aggref	   *aggref;
 	char	   *finish;			/* SQL over the state's columns */
-	bool		may_recompute;
+	List	   *state;			/* the StateColumns that it reads */
+	const char *recomputed;		/* why every change evaluates it again, or NULL */
 } AggregateColumn;
 
 /*
@@ -98,7 +110,9 @@ typedef struct PipelineQuery
 	List	   *state;			/* of StateColumn, the row count first */
 	List	   *aggregates;		/* of AggregateColumn */
 	List	   *windows;		/* of WindowKey */
-	bool		may_recompute;
+	bool		may_recompute;	/* some retractions evaluate a group again */
+	bool		always_recompute;	/* and so does every other change, */
+	bool		in_order;		/* reading the rows in the order of the table */
 } PipelineQuery;
 
 #define ROW_COUNT_COLUMN "row_count"
@@ -112,6 +126,7 @@ extern char *ib_query_rows_text(PipelineQuery *pq, bool from_batch,
 extern char *ib_query_relation_name(Oid relid);
 extern char *ib_query_operator(Oid opno);
 extern char *ib_query_type(Oid type, int32 typmod, Oid collation);
+extern char *ib_query_expression(List *rtable, Node *expr);
 
 /* aggregate.c */
 extern void ib_aggregate_add(PipelineQuery *pq, Aggref *aggref);
@@ -121,14 +136,20 @@ extern char *ib_delta_state_definition(PipelineQuery *pq, const char *state_tabl
 extern char *ib_delta_state_index(PipelineQuery *pq, const char *state_table);
 extern char *ib_delta_transform(PipelineQuery *pq, int batch_columns, bool mixed,
 								const char *filter);
+extern char *ib_delta_touched(PipelineQuery *pq, int batch_columns,
+							  const char *filter);
 extern char *ib_delta_initial(PipelineQuery *pq);
 extern char *ib_delta_merge(PipelineQuery *pq, const char *state_table, bool mixed);
 extern char *ib_delta_remove(const char *state_table);
 extern char *ib_delta_key_list(PipelineQuery *pq, const char *qualifier);
 
 /* recompute.c */
+extern void ib_recompute_find_window(PipelineQuery *pq, KeyColumn *key);
+extern char *ib_recompute_times(PipelineQuery *pq);
 extern char *ib_recompute(PipelineQuery *pq, const char *state_table,
-						  bool null_keys);
+						  const Bitmapset *nulls, const char *times);
+extern char *ib_recompute_remove(PipelineQuery *pq, const char *state_table,
+								 const Bitmapset *nulls);
 
 /* tumble.c */
 extern bool ib_is_window_function(Oid funcid);

@@ -520,6 +520,7 @@ ib_watermark_statements(IbPath *path, PipelineQuery *pq, const char *state_table
 	late->survey = survey(late->type, event_time);
 	late->survey_source = survey_source(pq, late->type, event_time);
 	left_out = psprintf("%s IS NOT TRUE", left_out);
+	late->touched = ib_delta_touched(pq, batch_columns, left_out);
 	late->transform_plus = ib_delta_transform(pq, batch_columns, false, left_out);
 	late->transform_mixed = ib_delta_transform(pq, batch_columns, true, left_out);
 	late->rows = late_rows(pq, event_time, past, batch_columns, path->row->late_policy);

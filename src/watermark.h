@@ -39,7 +39,8 @@ typedef struct LateStatements
 	Oid			type;			/* of the event time */
 	char	   *survey;			/* of a batch */
 	char	   *survey_source;
-	char	   *transform_plus; /* of the changes that are not kept out */
+	char	   *touched;		/* of the changes that are not kept out */
+	char	   *transform_plus;
 	char	   *transform_mixed;
 	char	   *rows;			/* late changes */
 	char	   *windows;		/* windows that they were kept out of */
