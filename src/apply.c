@@ -502,8 +502,8 @@ empty_state(IbPath *path, LateRun *run)
 static void
 fold_in(IbPath *path, bool truncated, Meter *meter)
 {
-	LateStatements *late = path->statements->late;
 	Batch	   *batch = path->batch;
+	LateStatements *late = truncated || batch->rows > 0 ? path->statements->late : NULL;
 	bool		filtered;
 	OwnerScope	scope;
 	LateRun		run;
