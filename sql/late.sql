@@ -193,13 +193,17 @@ CALL kept();
 BEGIN;
 SELECT put('[20,30)', '2024-11-03 11:00');
 TRUNCATE events;
-SELECT put('[30,40)', '2024-11-04 11:00');
+SELECT put('[30,40)', '2024-11-04 11:00'), put('[40,50)', '2024-01-04 11:00');
 COMMIT;
+CALL kept();
+
+TRUNCATE events;
+SELECT put('[30,35)', '2024-11-04 00:30'), put('[40,41)', '2024-11-10 01:00');
 CALL kept();
 
 -- A rebuild reads the source: what was late is in, nothing is late in it, and
 -- the watermark starts anew.
-SELECT put('[100,400)', '2024-11-03 01:00');
+SELECT put('[100,400)', '2024-11-09 01:00');
 CALL kept();
 SELECT count(incbatch.rebuild_pipeline(pipeline)) FROM subjects;
 CALL exact('hourly');
@@ -209,7 +213,7 @@ CALL exact('dates');
 SELECT rows_late, watermark FROM incbatch.pipelines WHERE pipeline = 'hourly';
 SELECT count(*) FROM incbatch.late_rows WHERE pipeline = 'hourly';
 CALL remember();
-SELECT put('[500,510)', '2024-11-03 01:00');
+SELECT put('[500,510)', '2024-11-09 01:00');
 CALL kept();
 
 SELECT count(incbatch.drop_pipeline(pipeline)) FROM incbatch.pipelines;

@@ -110,26 +110,28 @@ take_survey(LateRun *run)
 	return desc->natts < 3 ? 0 : DatumGetInt64(SPI_getbinval(tuple, desc, 3, &isnull));
 }
 
-/* A store that is read when the run no longer acts as the owner. */
+/* The result of a statement, to be read when the run no longer is the owner. */
 static Tuplestorestate *
-begin_late_store(void)
+run_for_later(const char *sql, int64 *rows)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
 
 	MemoryContextSwitchTo(old);
+	*rows = ib_run_statement(sql, SPI_OK_SELECT, store);
 	return store;
 }
 
-static Tuplestorestate *
-run_into_late_store(const char *sql, int64 *rows)
+/* Late changes are kept out of the windows that a statement selects. */
+static void
+find_windows(LateRun *run, const char *sql)
 {
-	Tuplestorestate *store = begin_late_store();
-	int64		n = ib_run_statement(sql, SPI_OK_SELECT, store);
+	int64		n;
+	Tuplestorestate *windows = run_for_later(sql, &n);
+	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 
-	if (rows != NULL)
-		*rows = n;
-	return store;
+	run->windows = lappend(run->windows, windows);
+	MemoryContextSwitchTo(old);
 }
 
 /*
@@ -145,11 +147,11 @@ ib_late_survey(IbPath *path, LateRun *run)
 	if (take_survey(run) == 0)
 		return false;
 	run->used = run->mark.shown;
-	run->rows = run_into_late_store(late->rows, &run->rows_late);
+	run->rows = run_for_later(late->rows, &run->rows_late);
 	if (run->rows_late == 0)
 		return false;
 	if (path->row->late_policy != LATE_APPLY)
-		run->windows = run_into_late_store(late->windows, NULL);
+		find_windows(run, late->windows);
 	return true;
 }
 
@@ -170,7 +172,7 @@ ib_late_truncate(IbPath *path, LateRun *run)
 {
 	ib_run_statement(path->statements->late->truncate, SPI_OK_DELETE, NULL);
 	if (path->row->late_policy != LATE_APPLY)
-		run->windows = run_into_late_store(path->statements->late->kept_windows, NULL);
+		find_windows(run, path->statements->late->kept_windows);
 }
 
 /* Remove the windows that retention no longer keeps, and remember how far. */
@@ -297,32 +299,35 @@ divert(IbPath *path, LateRun *run)
 		Int32GetDatum(path->row->path),
 		TimestampTzGetDatum(run->used),
 	};
+	Tuplestorestate *rows;
 
 	TupleDescInitEntry(desc, 1, "event_time", TIMESTAMPTZOID, -1, 0);
 	TupleDescInitEntry(desc, 2, "change", TEXTOID, -1, 0);
 	TupleDescInitEntry(desc, 3, "row", JSONBOID, -1, 0);
 	TupleDescInitEntry(desc, 4, "commit_lsn", LSNOID, -1, 0);
 	TupleDescInitEntry(desc, 5, "commit_time", TIMESTAMPTZOID, -1, 0);
-	ib_offer_relation(LATE_ROWS_RELATION, InvalidOid, desc,
-					  with_commits(path->batch, run->rows, desc), run->rows_late);
+	rows = with_commits(path->batch, run->rows, desc);
+	ib_offer_relation(LATE_ROWS_RELATION, InvalidOid, desc, rows, run->rows_late);
 	ib_spi("INSERT INTO incbatch.late_row (path, event_time, watermark, change, \"row\", commit_lsn, commit_time)"
 		   " SELECT $1, event_time, $2, change, \"row\", commit_lsn, commit_time FROM " LATE_ROWS_RELATION,
 		   SPI_OK_INSERT, lengthof(types), types, values, NULL);
+	tuplestore_end(rows);
 }
 
-/* Note the windows that late changes were kept out of. */
+/* Note windows that late changes were kept out of. */
 static void
-note_windows(IbPath *path, LateRun *run)
+note_windows(IbPath *path, Tuplestorestate *windows)
 {
 	TupleDesc	desc = CreateTemplateTupleDesc(1);
 	Oid			types[] = {INT4OID};
 	Datum		values[] = {Int32GetDatum(path->row->path)};
 
 	TupleDescInitEntry(desc, 1, "window_start", TIMESTAMPOID, -1, 0);
-	ib_offer_relation(LATE_WINDOWS_RELATION, InvalidOid, desc, run->windows, 100);
+	ib_offer_relation(LATE_WINDOWS_RELATION, InvalidOid, desc, windows, 100);
 	ib_spi("INSERT INTO incbatch.late_window (path, window_start)"
 		   " SELECT $1, window_start FROM " LATE_WINDOWS_RELATION " ON CONFLICT DO NOTHING",
 		   SPI_OK_INSERT, lengthof(types), types, values, NULL);
+	SPI_unregister_relation(LATE_WINDOWS_RELATION);
 }
 
 /* Forget late windows: all in a backfill, else those that are removed. */
@@ -347,15 +352,22 @@ forget_windows(IbPath *path, LateRun *run)
 void
 ib_late_store(IbPath *path, LateRun *run)
 {
+	ListCell   *lc;
+
 	SPI_connect();
 	store_watermark(path->row->path, &run->mark);
 	if (run->anew || run->trim != DT_NOBEGIN)
 		forget_windows(path, run);
-	if (run->windows != NULL)
-		note_windows(path, run);
+	foreach(lc, run->windows)
+	{
+		note_windows(path, lfirst(lc));
+		tuplestore_end(lfirst(lc));
+	}
 	if (run->rows != NULL && run->rows_late > 0 && path->row->late_policy == LATE_DIVERT)
 		divert(path, run);
 	SPI_finish();
+	if (run->rows != NULL)
+		tuplestore_end(run->rows);
 }
 
 /* ----------------------------------------------------------------

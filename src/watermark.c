@@ -127,6 +127,24 @@ is_coarse(FuncExpr *call)
 	return pg_strcasecmp(name, "m") != 0 && pg_strcasecmp(name, "s") != 0;
 }
 
+/* The source's column that a column of a query is, handed through as it is. */
+static AttrNumber
+source_column(PipelineQuery *pq, Query *query, Var *var)
+{
+	RangeTblEntry *rte = rt_fetch(var->varno, query->rtable);
+	TargetEntry *entry;
+	Node	   *expr;
+
+	if (rte->rtekind == RTE_RELATION)
+		return rte->relid == pq->source ? var->varattno : InvalidAttrNumber;
+	if (rte->rtekind != RTE_SUBQUERY || rte->subquery->setOperations)
+		return InvalidAttrNumber;
+	entry = get_tle_by_resno(rte->subquery->targetList, var->varattno);
+	expr = flatten_join_alias_vars(rte->subquery, (Node *) entry->expr);
+	return IsA(expr, Var) && ((Var *) expr)->varlevelsup == 0 ?
+		source_column(pq, rte->subquery, (Var *) expr) : InvalidAttrNumber;
+}
+
 /* Does an expression never fall as one column of the source rises? */
 static bool
 rises(PipelineQuery *pq, Node *node, bool coarse, AttrNumber *column)
@@ -139,8 +157,10 @@ rises(PipelineQuery *pq, Node *node, bool coarse, AttrNumber *column)
 	{
 		Var		   *var = (Var *) node;
 
-		*column = var->varattno;
-		return var->varno == pq->source_index && is_event_time_type(var->vartype);
+		if (!is_event_time_type(var->vartype))
+			return false;
+		*column = source_column(pq, pq->query, var);
+		return *column > 0;
 	}
 	if (!IsA(node, FuncExpr))
 		return false;

@@ -60,7 +60,7 @@ typedef struct LateRun
 	TimestampTz used;			/* the watermark that late changes missed */
 	Timestamp	trim;			/* forget late windows before this one */
 	Tuplestorestate *rows;		/* to be diverted */
-	Tuplestorestate *windows;	/* to be noted */
+	List	   *windows;		/* to be noted: Tuplestorestates */
 } LateRun;
 
 extern LateStatements *ib_watermark_statements(IbPath *path, PipelineQuery *pq,

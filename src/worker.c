@@ -700,6 +700,10 @@ run_due_paths(bool caught_up, TimestampTz as_of)
 		const char *reason = due(path, caught_up, as_of);
 
 		CHECK_FOR_INTERRUPTS();
+		/* what was altered before a refresh was asked for is known first */
+		pg_read_barrier();
+		if (pg_atomic_read_u32(&me->generation) != known_generation)
+			return;
 		if (reason != NULL)
 			run_path(path, reason, strcmp(reason, "refresh") == 0 ||
 					 strcmp(reason, "quiet") == 0);
