@@ -671,6 +671,8 @@ ib_begin_run(IbPath *path, bool with_source, Frontier *frontier,
 		MemoryContextSwitchTo(TopMemoryContext);
 		return false;
 	}
+	if (path->batch != NULL)
+		path->batch->changes_visible = path->batch->partition_changes;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	ib_path_prepare(path);
 	return true;

@@ -16,6 +16,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "commands/extension.h"
 #include "commands/defrem.h"
@@ -26,6 +27,7 @@
 #include "parser/parse_relation.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 #include "utils/varlena.h"
 
 #include "functions.h"
@@ -289,14 +291,28 @@ insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 				   SPI_OK_INSERT, lengthof(types), types, values, nulls);
 }
 
-/* A name in the same schema for one of the pipeline's other relations. */
-static RangeVar *
-sibling_name(const char *schema, const char *name, const char *label)
+/* Does a type have this name?  One that core makes for arrays gives way. */
+static bool
+is_type_name(const char *name, Oid schema)
 {
-	return makeRangeVar(pstrdup(schema),
-						ChooseRelationName(name, NULL, label,
-										   get_namespace_oid(schema, false), false),
-						-1);
+	Oid			type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
+									   CStringGetDatum(name), ObjectIdGetDatum(schema));
+
+	return OidIsValid(type) && !OidIsValid(get_element_type(type));
+}
+
+/*
+ * A name in the same schema for one of the pipeline's other relations; it is
+ * also that of a row type.
+ */
+static RangeVar *
+sibling_name(Oid schema, const char *name, const char *label)
+{
+	char	   *result = ChooseRelationName(name, NULL, label, schema, false);
+
+	for (int i = 1; is_type_name(result, schema); i++)
+		result = ChooseRelationName(name, NULL, psprintf("%s%d", label, i), schema, false);
+	return makeRangeVar(get_namespace_name(schema), result, -1);
 }
 
 /*
@@ -311,6 +327,7 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 		"on_lost", "if_not_exists"
 	};
 	RangeVar   *rv;
+	Oid			namespace;
 	char	   *schema;
 	RangeVar   *definition_name;
 	RangeVar   *state_name;
@@ -338,13 +355,20 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 				errmsg("pipeline \"%s\" already exists, skipping", rv->relname));
 		PG_RETURN_OID(relation);
 	}
-	schema = get_namespace_name(RangeVarGetAndCheckCreationNamespace(rv, NoLock, &relation));
+	namespace = RangeVarGetAndCheckCreationNamespace(rv, NoLock, &relation);
+	schema = get_namespace_name(namespace);
 	if (OidIsValid(relation))
 		ereport(ERROR,
 				errcode(ERRCODE_DUPLICATE_TABLE),
 				errmsg("relation \"%s\" already exists", rv->relname),
 				errhint("Choose another name for the pipeline, or drop the relation."));
-	if (isAnyTempNamespace(get_namespace_oid(schema, false)))
+	if (is_type_name(rv->relname, namespace))
+		ereport(ERROR,
+				errcode(ERRCODE_DUPLICATE_OBJECT),
+				errmsg("type \"%s\" already exists", rv->relname),
+				errdetail("A pipeline's relation has a row type of the same name."),
+				errhint("Choose another name for the pipeline, or drop the type."));
+	if (isAnyTempNamespace(namespace))
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_TABLE_DEFINITION),
 				errmsg("a pipeline cannot be temporary"),
@@ -352,7 +376,7 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 				errhint("Create it in an ordinary schema."));
 	rv->schemaname = schema;
 
-	definition_name = sibling_name(schema, rv->relname, "batch");
+	definition_name = sibling_name(namespace, rv->relname, "batch");
 	definition = create_definition(definition_name,
 								   text_to_cstring(PG_GETARG_TEXT_PP(ARG_QUERY)));
 
@@ -364,7 +388,7 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 		ib_source_check_identity(pq->source, pq->needed);
 	check_query_runs(pq, ib_query_relation_name(definition));
 
-	state_name = sibling_name(schema, rv->relname, "state");
+	state_name = sibling_name(namespace, rv->relname, "state");
 	create_relations(pq, quote_qualified_identifier(schema, state_name->relname),
 					 quote_qualified_identifier(schema, rv->relname));
 	state_table = RangeVarGetRelid(state_name, NoLock, false);

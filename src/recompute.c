@@ -71,8 +71,9 @@ static void
 set_window(KeyColumn *key, Var *time, const char *before, const char *length)
 {
 	key->time = time;
-	key->before = psprintf("'%s'::pg_catalog.interval", before);
-	key->after = psprintf("'%s'::pg_catalog.interval + %s", length, key->before);
+	key->before = psprintf("%s::pg_catalog.interval", quote_literal_cstr(before));
+	key->after = psprintf("%s::pg_catalog.interval + %s",
+						   quote_literal_cstr(length), key->before);
 }
 
 static void

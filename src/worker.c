@@ -46,6 +46,7 @@
 
 #include "decode.h"
 #include "path.h"
+#include "source.h"
 
 /* Without a wake-up, look at the WAL this often. */
 #define POLL_USECS (1000 * 1000)
@@ -677,7 +678,7 @@ due(IbPath *path, bool caught_up, TimestampTz as_of)
 		return path->batch->ntransactions > 0 ? "full" : "quiet";
 	if (now - path->ran_at < trigger)
 		return NULL;
-	if (path->batch->ntransactions > 0 || path->batch->partitions_changed)
+	if (path->batch->ntransactions > 0 || ib_partitions_changed(path->batch))
 		return "trigger";
 	if (caught_up)
 	{
@@ -788,7 +789,7 @@ note_relation_change(Datum arg, Oid relid)
 			list_member_oid(statements->source_relations, relid))
 		{
 			if (path->batch != NULL)
-				path->batch->partitions_changed = path->batch->partitioned;
+				ib_batch_note_partitions(path->batch);
 		}
 		else if (!list_member_oid(statements->relations, relid))
 			continue;

@@ -83,6 +83,9 @@ sub weighted
 	die "no weight";
 }
 
+# What the grammar has, by what the engine can do
+my %has = map { $_ => 1 } split /,/, $ENV{FUZZ_FEATURES} || '';
+
 # ---------------------------------------------------------------------------
 # Types and values
 #
@@ -199,6 +202,7 @@ sub random_source
 	my $source = { name => "fuzz.$name" };
 
 	$source->{identity} = weighted(full => 12, index => 2, append => 2);
+	$source->{partitioned} = 1 if $source->{identity} eq 'full' && chance(0.2);
 	$source->{columns} = [
 		{ name => 'id', type => 'int8', like => 'id', form => 1, not_null => 1, values => [] },
 		random_column('fk', 'int4'),
@@ -208,7 +212,7 @@ sub random_source
 	];
 	$source->{columns}[1]{values} = [ 0 .. 5 ];
 	$source->{columns}[2]{values} = [ 'a', 'b', 'c', 'none' ];
-	if (chance(0.1))
+	if (!$source->{partitioned} && chance(0.1))
 	{
 		push @{ $source->{columns} },
 		  { name => 'wide', type => 'text', like => 'wide', form => 1, values => [ 'x' x 3000, 'y' x 2500, 'short' ] };
@@ -218,7 +222,8 @@ sub random_source
 		$column->{not_null} = 1
 		  if chance(0.1) || $source->{identity} eq 'index' && chance(0.7);
 	}
-	$source->{key} = $source->{identity} eq 'full' && chance(0.15) ? '' : ' PRIMARY KEY';
+	$source->{key} =
+	  $source->{partitioned} || $source->{identity} eq 'full' && chance(0.15) ? '' : ' PRIMARY KEY';
 	return $source;
 }
 
@@ -246,11 +251,16 @@ sub create_source
 	# a gap in the numbers of the columns, and a column that old rows lack
 	my $gap = chance(0.3);
 	splice @columns, between(1, scalar @columns), 0, 'gone int DEFAULT 7' if $gap;
-	push @steps, "CREATE TABLE $name (" . join(', ', @columns) . ')';
+	push @steps, "CREATE TABLE $name (" . join(', ', @columns) . ')'
+	  . ($source->{partitioned} ? ' PARTITION BY LIST (code)' : '');
 	push @steps, "ALTER TABLE $name DROP COLUMN gone" if $gap;
 	push @steps, "ALTER TABLE $name ALTER COLUMN wide SET STORAGE EXTERNAL"
 	  if grep { $_->{name} eq 'wide' } @{ $source->{columns} };
-	if ($source->{identity} eq 'full')
+	if ($source->{partitioned})
+	{
+		push @steps, create_partitions($source, @columns);
+	}
+	elsif ($source->{identity} eq 'full')
 	{
 		push @steps, "ALTER TABLE $name REPLICA IDENTITY FULL";
 	}
@@ -262,6 +272,27 @@ sub create_source
 		  "ALTER TABLE $name REPLICA IDENTITY USING INDEX source_identity";
 	}
 	return map { { on => 'm', sql => $_, setup => 1 } } @steps;
+}
+
+# Leaves with the columns of the root, in another order with gaps, and of a
+# second level; what they lack goes to the default partition.
+sub create_partitions
+{
+	my ($source, @columns) = @_;
+	my $name = $source->{name};
+	my @shuffled = grep { !/^gone / } sample(scalar @columns, @columns);
+	my @steps = ("CREATE TABLE ${name}_a PARTITION OF $name FOR VALUES IN ('a')");
+
+	splice @shuffled, between(0, scalar @shuffled), 0, 'gone_too text';
+	push @steps, "CREATE TABLE ${name}_b (" . join(', ', @shuffled) . ')',
+	  "ALTER TABLE ${name}_b DROP COLUMN gone_too",
+	  "ALTER TABLE $name ATTACH PARTITION ${name}_b FOR VALUES IN ('b')",
+	  "CREATE TABLE ${name}_c PARTITION OF $name FOR VALUES IN ('c') PARTITION BY RANGE (id)",
+	  "CREATE TABLE ${name}_c1 PARTITION OF ${name}_c FOR VALUES FROM (MINVALUE) TO (40)",
+	  "CREATE TABLE ${name}_c2 PARTITION OF ${name}_c FOR VALUES FROM (40) TO (MAXVALUE)",
+	  "CREATE TABLE ${name}_rest PARTITION OF $name DEFAULT";
+	$source->{leaves} = [ map { "${name}_$_" } qw(a b c1 c2 rest) ];
+	return @steps, map { "ALTER TABLE $_ REPLICA IDENTITY FULL" } @{ $source->{leaves} };
 }
 
 # After the first rows: a column with a default that they do not store, and a
@@ -302,6 +333,11 @@ sub create_rest
 		q{CREATE TYPE fuzz.colour AS ENUM ('red', 'green', 'blue')},
 		q{CREATE DOMAIN fuzz.small AS int4 CHECK (VALUE < 100)},
 		q{CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false)},
+		# an aggregate of the user's own, in which the order does not matter
+		q{CREATE FUNCTION fuzz.mix_one(bigint, bigint) RETURNS bigint IMMUTABLE STRICT LANGUAGE sql AS 'SELECT $1 # ($2 * 3)'},
+		q{CREATE AGGREGATE fuzz.mix(bigint) (SFUNC = fuzz.mix_one, STYPE = bigint, INITCOND = '1')},
+		# nine digits of a float8
+		q{CREATE FUNCTION fuzz.rounded(float8) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT CASE WHEN abs($1) < 1e-9 THEN ''0'' ELSE to_char($1, ''9.99999999EEEE'') END'},
 		q{CREATE TABLE fuzz.lookup (id int PRIMARY KEY, name text, factor numeric(12,2), flag bool)},
 		q{INSERT INTO fuzz.lookup VALUES (0, 'zero', 0.5, true), (1, 'one', 1, false), (2, 'two', 2.25, NULL), (3, NULL, NULL, true)},
 		# several rows of a code: a row of the source counts once for each
@@ -358,7 +394,7 @@ sub expression
 	}
 	elsif ($like eq 'date')
 	{
-		@choice = ("date_trunc('month', $c)", "extract(year FROM $c)", "$c + 1");
+		@choice = ("incbatch.tumble($c, '" . pick('1 week', '1 month', '2 days') . "')", "date_trunc('month', $c)", "extract(year FROM $c)", "$c + 1");
 	}
 	elsif ($like eq 'time')
 	{
@@ -366,7 +402,8 @@ sub expression
 
 		@choice = (
 			("date_trunc('$unit', $c)") x 3, "date_bin('15 minutes', $c, '2024-01-01')",
-			"${c}::date", "extract(hour FROM $c)");
+			"${c}::date", "extract(hour FROM $c)",
+			("incbatch.tumble($c, '" . pick('20 min', '1 day', '3 months', '36 hours') . "')") x 2);
 		push @choice, "date_trunc('$unit', $c, 'Europe/Berlin')", "$c AT TIME ZONE 'America/New_York'"
 		  if $column->{zone};
 	}
@@ -423,9 +460,10 @@ sub random_aggregate
 	my $column = pick(@columns);
 	my $c      = $column->{ref};
 	my $filter = chance(0.3) ? ' FILTER (WHERE ' . predicate(pick(@columns)) . ')' : '';
-	my $function = weighted(count_all => 2, count => 2, sum => 5, avg => 4, min => 3, max => 3);
+	my $function = weighted(count_all => 2, count => 2, sum => 5, avg => 4, min => 3, max => 3, $has{aggregates} ? (other => 5) : ());
 	my @fit;
 
+	return other_aggregate($filter, @columns) if $function eq 'other';
 	return { call => 'count(*)', filter => $filter, form => 1, number => 1 } if $function eq 'count_all';
 	if ($function eq 'count')
 	{
@@ -456,6 +494,64 @@ sub random_aggregate
 	};
 }
 
+# Those of which the state keeps more, or nothing but the result.
+sub other_aggregate
+{
+	my ($filter, @columns) = @_;
+	my @sums   = grep { $averages{ $_->{type} } && $_->{type} ne 'interval' } @columns;
+	my @exact  = grep { $_->{like} ne 'float' } @sums;
+	my @floats = grep { $_->{type} eq 'float8' } @columns;
+	my @bools  = grep { $_->{like} eq 'bool' } @columns;
+	my @sorted = grep { !$unordered{ $_->{type} } } @columns;
+	my $column = pick(@sorted);
+	my $c      = $column->{ref};
+	my $kind   = weighted(
+		distinct => 4, list => 3, rank => 2, own => 1, every => 2,
+		@exact  ? (variance => 4) : (),
+		@floats ? (float => 2) : ());
+	my %result = (filter => $filter, form => $column->{form}, number => 0);
+
+	if ($kind eq 'variance')
+	{
+		# the variance of a numeric has the digits that its way of adding up gives it
+		return { %result, form => 1, number => 1,
+			call => pick(qw(var_pop var_samp stddev_pop stddev_samp variance stddev)) . '(' . pick(@exact)->{ref} . ')' };
+	}
+	if ($kind eq 'float')
+	{
+		my ($x, $y) = (pick(@floats)->{ref}, pick(@floats)->{ref});
+
+		# the last digits follow the order of the rows
+		return { %result, form => 0, equals => 'fuzz.rounded(%s)', call => pick("var_samp($x)", "corr($x, $y)", "covar_pop($x, $y)", "regr_slope($x, $y)", "regr_r2($x, $y)") };
+	}
+	if ($kind eq 'every')
+	{
+		return { %result, form => 1, call => pick(qw(bool_and bool_or every)) . '(' . (@bools && chance(0.5) ? pick(@bools)->{ref} : predicate(pick(@columns))) . ')' };
+	}
+	if ($kind eq 'distinct')
+	{
+		my $sum = @exact ? pick(@exact)->{ref} : 's.id';
+
+		return { %result, form => 1, number => 1, call => pick("count(DISTINCT $c)", "count(DISTINCT $c)", "sum(DISTINCT $sum)") } if chance(0.7);
+		return { %result, call => "array_agg(DISTINCT $c)" } if $column->{like} ne 'array';
+		return { %result, form => 1, call => "string_agg(DISTINCT ${c}::text, ',')" };
+	}
+	if ($kind eq 'list')
+	{
+		return { %result, call => "array_agg($c ORDER BY $c, s.id)" } if $column->{like} ne 'array' && chance(0.4);
+		return { %result, form => 1, call => pick(
+			"string_agg(${c}::text, ',' ORDER BY ${c}::text)", "jsonb_agg(s.id ORDER BY s.id)",
+			"json_agg(s.id ORDER BY s.id DESC)::text", "(array_agg(s.id ORDER BY s.id DESC))[1]") };
+	}
+	if ($kind eq 'own')
+	{
+		return { %result, form => 1, call => "fuzz.mix(hashtextextended(${c}::text, 0))" };
+	}
+	return { %result, call => "percentile_disc(0.5) WITHIN GROUP (ORDER BY $c)" } if chance(0.5) || !@floats;
+	return { %result, form => 0, call => 'percentile_cont(0.5) WITHIN GROUP (ORDER BY ' . pick(@floats)->{ref} . ')' } if chance(0.5);
+	return { %result, call => "mode() WITHIN GROUP (ORDER BY $c)" };
+}
+
 # An entry of the SELECT list with aggregates in it.
 sub random_output
 {
@@ -463,7 +559,8 @@ sub random_output
 	my $output = { aggregates => [ random_aggregate(@columns) ], picture => '%s' };
 	my $first  = $output->{aggregates}[0];
 
-	$output->{form} = $first->{form};
+	$output->{form}   = $first->{form};
+	$output->{equals} = $first->{equals};
 	return $output unless $first->{number} && chance(0.25);
 
 	my $wrap = weighted(coalesce => 3, case => 2, ratio => 2, plus => 2);
@@ -761,10 +858,11 @@ sub random_ddl
 	my $n = ++$state->{ddl};
 	my %choice = (
 		truncate => $source->{identity} eq 'append' ? 0 : 6,
+		$source->{partitioned} ? (join => 3) : (),
 		add      => 2,
 		index    => 1,
 		type     => 1,
-		full     => $in_transaction ? 0 : 1,
+		full     => $in_transaction || $source->{partitioned} ? 0 : 1,
 		cluster  => $source->{key} ? 1 : 0,
 		drop     => $state->{added} ? 1 : 0,
 	);
@@ -776,6 +874,11 @@ sub random_ddl
 		push @{ $state->{added} }, "extra_$n";
 		return { sql => "ALTER TABLE $t ADD COLUMN extra_$n " . pick('int', 'text DEFAULT \'x\'', 'float8 DEFAULT random()') };
 	}
+	if ($kind eq 'join')
+	{
+		# empty: the pipelines follow
+		return { sql => "CREATE TABLE ${t}_$n (LIKE $t); ALTER TABLE ${t}_$n REPLICA IDENTITY FULL; ALTER TABLE $t ATTACH PARTITION ${t}_$n FOR VALUES IN ('new $n')" };
+	}
 	if ($kind eq 'drop') { return { sql => "ALTER TABLE $t DROP COLUMN IF EXISTS " . pick(@{ $state->{added} }) } }
 	if ($kind eq 'index') { return { sql => "CREATE INDEX ON $t (" . pick('fk', 'code', 'at') . ')' } }
 	# of a column that a query may use: then it is refused
@@ -783,6 +886,94 @@ sub random_ddl
 	if ($kind eq 'full') { return { sql => "VACUUM FULL $t" } }
 	(my $key = $t) =~ s/.*\.//;
 	return { sql => "CLUSTER $t USING ${key}_pkey" };
+}
+
+# What the WAL does not tell: steps after which a pipeline may need a rebuild,
+# for a reason that is known, and what makes the source fit again.  Nobody is in
+# a transaction, and a check follows.
+sub misfortune
+{
+	my ($state, $source) = @_;
+	my $t    = $source->{name};
+	my $n    = ++$state->{ddl};
+	my $kind = weighted(
+		$source->{partitioned} ? (attach => 3, detach => 2, drop => 1, part => 2)
+		: (identity => 3, unlogged => 2, child => 2),
+		rename => 2);
+	my (@before, @after, $allows);
+	my @changes = map { { on => 'a', %{ random_change($state, $source, 'a', 1) } } } 1 .. between(1, 3);
+
+	if ($kind eq 'attach')
+	{
+		my $columns = join ', ', map { $_->{name} } writable($source);
+
+		$allows = qr/was attached/;
+		@before = (
+			"CREATE TABLE ${t}_$n (LIKE $t INCLUDING GENERATED)",
+			"ALTER TABLE ${t}_$n REPLICA IDENTITY FULL",
+			statement_of(insert_rows($state, { %$source, name => "${t}_$n" }, 'a', 3)),
+			"UPDATE ${t}_$n SET code = 'new $n'",
+			"ALTER TABLE $t ATTACH PARTITION ${t}_$n FOR VALUES IN ('new $n')");
+	}
+	elsif ($kind eq 'detach')
+	{
+		my $leaf = $t . pick('_a', '_b', '_c', '_rest');
+
+		$allows = qr/was detached/;
+		@before = ("ALTER TABLE $t DETACH PARTITION $leaf");
+	}
+	elsif ($kind eq 'drop')
+	{
+		$allows = qr/was dropped|was detached/;
+		@before = ("DROP TABLE ${t}" . pick('_a', '_b', '_c1'));
+	}
+	elsif ($kind eq 'part')
+	{
+		$allows = qr/was truncated/;
+		@before = ("TRUNCATE $t" . pick('_a', '_b', '_c', '_rest'));
+	}
+	elsif ($kind eq 'identity')
+	{
+		$allows = qr/without its old values|does not tell old values/;
+		@before = ("ALTER TABLE $t REPLICA IDENTITY " . pick('DEFAULT', 'NOTHING'));
+		@after  = ("ALTER TABLE $t REPLICA IDENTITY "
+			  . ($source->{identity} eq 'index' ? 'USING INDEX source_identity' : $source->{identity} eq 'append' ? 'DEFAULT' : 'FULL'));
+	}
+	elsif ($kind eq 'unlogged')
+	{
+		$allows = qr/unlogged/i;
+		@before = ("ALTER TABLE $t SET UNLOGGED");
+		@after  = ("ALTER TABLE $t SET LOGGED");
+	}
+	elsif ($kind eq 'child')
+	{
+		$allows = qr/inherit/;
+		@before = ("CREATE TABLE ${t}_child () INHERITS ($t)", statement_of(insert_rows($state, { %$source, name => "${t}_child" }, 'a', 2)));
+		@after  = ("DROP TABLE ${t}_child");
+	}
+	else
+	{
+		# names that come back: nothing may come of it
+		my $column = pick(@{ $source->{columns} });
+
+		@before = ("ALTER TABLE $t RENAME COLUMN $column->{name} TO another_name");
+		@after  = ("ALTER TABLE $t RENAME COLUMN another_name TO $column->{name}");
+		if (chance(0.5))
+		{
+			@before = ("ALTER TABLE $t RENAME TO moved", 'CREATE SCHEMA elsewhere', 'ALTER TABLE moved SET SCHEMA elsewhere');
+			@after  = ('ALTER TABLE elsewhere.moved SET SCHEMA fuzz', 'DROP SCHEMA elsewhere', "ALTER TABLE moved RENAME TO " . $t =~ s/fuzz.//r);
+		}
+		@changes = ({ on => 'm', sql => "CALL incbatch.refresh_pipeline('" . pick(@{ $state->{created} })->{name} . "')" });
+	}
+	# a run between the one and the other, or not
+	push @changes, { on => 'm', sql => "CALL incbatch.refresh_pipeline('" . pick(@{ $state->{created} })->{name} . "')" }
+	  if chance(0.4);
+	return (
+		close_all($state),
+		(map { { on => 'm', sql => $_, $allows ? (allows => $allows) : () } } @before),
+		@changes,
+		(map { { on => 'm', sql => $_ } } @after),
+		{ check => 'refresh' });
 }
 
 # ---------------------------------------------------------------------------
@@ -812,12 +1003,18 @@ sub finish
 {
 	my ($state, $session) = @_;
 
+	my $locked = defined $state->{locked} && $state->{locked} eq $session;
+
 	delete $state->{open}{$session};
-	delete $state->{locked} if defined $state->{locked} && $state->{locked} eq $session;
+	delete $state->{locked} if $locked;
 	if ($session eq 'd' && chance(0.85))
 	{
+		my $step = { on => $session, sql => "PREPARE TRANSACTION 'fuzz'" };
+
+		# nobody waits for the lock of a prepared transaction
+		return ($step, finish_prepared($state)) if $locked;
 		$state->{prepared} = 1;
-		return { on => $session, sql => "PREPARE TRANSACTION 'fuzz'" };
+		return $step;
 	}
 	return { on => $session, sql => chance(0.8) ? 'COMMIT' : 'ROLLBACK' };
 }
@@ -958,8 +1155,6 @@ sub random_program
 		push @steps, late_columns($source);
 	}
 
-	# the worker reads on: not yet able to pass over an older shape of the source
-	push @steps, { on => 'm', sql => q{CALL incbatch.refresh_pipeline('public.anchored')}, setup => 1 };
 	my @pipelines = map { random_pipeline($_, pick(@sources)) } 1 .. weighted(1 => 3, 2 => 3, 3 => 2);
 	$pipelines[$_]{number} = $_ foreach 0 .. $#pipelines;
 	my @waiting = @pipelines;
@@ -973,6 +1168,7 @@ sub random_program
 			push @{ $state->{created} }, $pipeline;
 		}
 		push @steps, chance(0.03) ? large_transaction($state) : random_move($state) foreach 1 .. between(3, 14);
+		push @steps, misfortune($state, pick(@sources)) if chance(0.08);
 		push @steps, { kill => weighted(worker => 2, crash => 1, stop => 1) }
 		  if chance($want{kills} || 0);
 		# a lock would make the pipelines wait for it

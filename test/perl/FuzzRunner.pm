@@ -345,10 +345,11 @@ sub catch_up
 		return if $state eq '00000' && $output !~ /^f$/m;
 		die { kind => kind_of($state, 'hangs'), text => "$sql\n$output" } unless $state eq '55000' || $state eq 'XX000';
 		my $now = $self->states->{$name};
-		die { kind => 'state', text => "$sql\n$output" } if $now->{state} !~ /failed|needs_rebuild/;
+		die { kind => 'state', text => "$sql\n$output" } if $now->{state} !~ /failed|needs_rebuild|paused/;
 		$self->bring_back($name, $now);
 	}
-	die { kind => 'state', text => "$name stops again and again" };
+	my $now = $self->states->{$name};
+	die { kind => 'state', text => "$name stops again and again; it is $now->{state}: $now->{error}" };
 }
 
 sub compare
@@ -419,6 +420,15 @@ sub run
 # ---------------------------------------------------------------------------
 # Shrinking
 
+# What two failures of the same cause have in common
+sub signature
+{
+	my ($failure) = @_;
+	my $reason = $failure->{text} =~ /(ERROR: .*|is (?:failed|needs_rebuild): .*)/ ? substr($1, 0, 60) : '';
+
+	return "$failure->{kind} " . $reason =~ s/\d+|".*?"/?/gr;
+}
+
 # The smallest program found within some seconds that fails in the same way.
 sub shrink
 {
@@ -429,7 +439,7 @@ sub shrink
 		my ($candidate) = @_;
 		my $other = $self->run($candidate);
 
-		return unless $other && $other->{kind} eq $failure->{kind};
+		return unless $other && signature($other) eq signature($failure);
 		croak 'the server is gone' if $other->{fatal};
 		($best, $failure) = ($candidate, $other);
 		return 1;
