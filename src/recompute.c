@@ -71,6 +71,7 @@ static void
 set_window(KeyColumn *key, Var *time, const char *before, const char *length)
 {
 	key->time = time;
+	key->length = pstrdup(length);
 	key->before = psprintf("'%s'::pg_catalog.interval", before);
 	key->after = psprintf("'%s'::pg_catalog.interval + %s", length, key->before);
 }
@@ -86,8 +87,11 @@ find_truncation(KeyColumn *key, FuncExpr *call, Var *time)
 	for (int i = 0; i < lengthof(units); i++)
 	{
 		if (strcmp(units[i].unit, unit) == 0)
+		{
 			set_window(key, time, time->vartype == TIMESTAMPTZOID ? units[i].zoned_slack : "0",
 					   units[i].length);
+			key->length = psprintf("1 %s", unit);
+		}
 	}
 }
 
