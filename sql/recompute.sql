@@ -166,6 +166,14 @@ SELECT incbatch.create_pipeline('by_bin', $$
 	SELECT date_bin('45 min', ts, '2024-01-01') AS w, count(DISTINCT who) AS people, array_agg(id ORDER BY id) AS ids
 	FROM events WHERE isfinite(ts) GROUP BY 1
 $$);
+SELECT incbatch.create_pipeline('by_' || name, format('SELECT incbatch.tumble(%s) AS w, count(DISTINCT who) AS people, array_agg(id ORDER BY id) AS ids FROM events GROUP BY 1', args))
+FROM (VALUES ('minutes', $$ts, '45 min'$$), ('weeks', $$ts, '14 days', '2024-01-02'$$), ('months', $$local, '2 months'$$)) v(name, args);
+SELECT incbatch.create_pipeline('by_hop', $$
+	SELECT w.window_start, count(DISTINCT who) AS people FROM events, incbatch.hop(ts, '24 hours', '6 hours') w GROUP BY w.window_start
+$$);
+SELECT incbatch.create_pipeline('by_hop_end', $$
+	SELECT w.b, count(DISTINCT who) AS people FROM events, incbatch.hop(local, '2 months', '1 month') w(a, b) GROUP BY w.b
+$$);
 SET DateStyle = 'German';
 SELECT incbatch.create_pipeline('by_style', $$SELECT date_trunc('hour', ts) AS w, who, count(DISTINCT id) AS n FROM events GROUP BY 1, 2$$);
 RESET DateStyle;
@@ -177,7 +185,7 @@ DECLARE
 BEGIN
 	differences := 0;
 	verify := 0;
-	FOREACH p IN ARRAY '{by_hour,by_day,by_week,by_zone,by_bin,by_date,by_local_date,by_style}'::text[] LOOP
+	FOREACH p IN ARRAY '{by_hour,by_day,by_week,by_zone,by_bin,by_date,by_local_date,by_minutes,by_weeks,by_months,by_hop,by_hop_end,by_style}'::text[] LOOP
 		CALL exact(p, d, s, v);
 		differences := differences + d + s;
 		verify := verify + v;

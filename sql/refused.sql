@@ -101,7 +101,7 @@ SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t JOIN (SELECT k
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t JOIN LATERAL (VALUES (t.k)) v(a) ON true GROUP BY t.k');
 \echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t, generate_series(1, t.k) g GROUP BY t.k');
+SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t, generate_series(1, t.k + random()::int) g GROUP BY t.k');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT g, count(*) FROM generate_series(1, 3) g GROUP BY g');
 \echo :LAST_ERROR_SQLSTATE
@@ -137,7 +137,7 @@ SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM v GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM m GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM partitioned GROUP BY k');
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM ONLY partitioned GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM parent GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE

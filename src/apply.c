@@ -45,6 +45,7 @@
 #include "decode.h"
 #include "path.h"
 #include "query.h"
+#include "source.h"
 
 /* Lines for incbatch.batches that wait to be written, in the worker's life. */
 static List *batch_log = NIL;
@@ -107,8 +108,7 @@ ib_lock_sources(IbPath *path, bool with_source)
 
 	if (statements == NULL || statements->stale || statements->query->may_recompute)
 		with_source = true;
-	if (with_source &&
-		!ConditionalLockRelationOid(path->row->source, AccessShareLock))
+	if (with_source && !ib_source_lock(path->row->source))
 		return false;
 	foreach(lc, statements == NULL ? NIL : statements->relations)
 	{
@@ -252,6 +252,7 @@ make_statements(IbPath *path)
 	statements->merge_mixed = ib_delta_merge(pq, state_table, true);
 	statements->remove = ib_delta_remove(state_table);
 	statements->initial = ib_delta_initial(pq);
+	statements->source_relations = ib_source_relations(path->row->source);
 	statements->relations = list_make2_oid(path->row->definition,
 										   path->row->state_table);
 	foreach(lc, pq->query->rtable)
@@ -630,6 +631,8 @@ ib_begin_run(IbPath *path, bool with_source, Frontier *frontier,
 		MemoryContextSwitchTo(TopMemoryContext);
 		return false;
 	}
+	if (path->batch != NULL)
+		path->batch->changes_visible = path->batch->partition_changes;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	ib_path_prepare(path);
 	return true;
@@ -639,8 +642,11 @@ ib_begin_run(IbPath *path, bool with_source, Frontier *frontier,
 void
 ib_commit_run(IbPath *path, const Frontier *frontier)
 {
+	bool		new_partitions = frontier->partitions != (Datum) 0 &&
+		frontier->partitions != path->batch->frontier.partitions;
+
+	ib_catalog_store_frontier(path->row->path, frontier, new_partitions);
 	ib_batch_set_frontier(path->batch, frontier);
-	ib_catalog_store_frontier(path->row->path, frontier);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);
@@ -699,6 +705,7 @@ ib_path_run(IbPath *path, const char *reason, bool store)
 	if (!ib_begin_run(path, false, &frontier, &horizon))
 		return false;
 	frontier.aligned = read_up(path, &meter);
+	store |= ib_partitions_follow(path->batch, &frontier);
 	if (path->batch->lost)
 	{
 		ib_leave_run();

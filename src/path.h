@@ -27,6 +27,7 @@ typedef struct PathStatements
 	char	   *initial;
 	int			nkeys;
 	List	   *relations;		/* OIDs that the names in them stand for */
+	List	   *source_relations;	/* those that the source's rows are in */
 	bool		stale;			/* one of these changed */
 	bool		proven;			/* a run succeeded with them */
 } PathStatements;
@@ -44,6 +45,7 @@ typedef struct IbPath
 	XLogRecPtr	confirmable;	/* stored and flushed */
 	int64		ran_at;			/* monotonic, microseconds; 0: never */
 	int64		retry_at;		/* monotonic; after it was in the way of a lock */
+	bool		started_over;	/* a backfill whose batch was lost */
 	bool		seen;			/* by the reload under way */
 } IbPath;
 

@@ -20,10 +20,8 @@
 #include "access/table.h"
 #include "access/sysattr.h"
 #include "access/htup_details.h"
-#include "catalog/catalog.h"
 #include "catalog/heap.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_operator.h"
@@ -41,12 +39,12 @@
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/rel.h"
-#include "utils/rls.h"
 #include "utils/ruleutils.h"
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
 #include "query.h"
+#include "source.h"
 
 #define refuse(what, detail, hint) \
 	ereport(ERROR, \
@@ -153,8 +151,8 @@ refuse_changing_function(Oid funcid, void *context)
 	if (volatility == PROVOLATILE_IMMUTABLE)
 		return false;
 	if (volatility == PROVOLATILE_STABLE &&
-		get_func_namespace(funcid) == PG_CATALOG_NAMESPACE &&
-		!is_unstable(funcid))
+		((get_func_namespace(funcid) == PG_CATALOG_NAMESPACE &&
+		  !is_unstable(funcid)) || ib_is_window_function(funcid)))
 		return false;
 	ereport(ERROR,
 			errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -274,51 +272,13 @@ static void
 check_source(PipelineQuery *pq)
 {
 	RangeTblEntry *rte = rt_fetch(pq->source_index, pq->query->rtable);
-	Relation	rel;
 
 	if (rte->rtekind != RTE_RELATION)
 		refuse("a source that is not a table",
 			   "The first entry of FROM is the source, whose changes the pipeline follows.",
 			   "Name the source table first in FROM.");
 	pq->source = rte->relid;
-	rel = table_open(rte->relid, AccessShareLock);
-	if (rel->rd_rel->relkind != RELKIND_RELATION)
-		ereport(ERROR,
-				errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				errmsg("\"%s\" cannot be the source of a pipeline",
-					   RelationGetRelationName(rel)),
-				errdetail("The source, the first entry of FROM, must be an ordinary table; views, foreign tables and partitioned tables are not supported yet."),
-				errhint("Name an ordinary table first in FROM."));
-	if (rel->rd_rel->relhassubclass)
-		ereport(ERROR,
-				errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				errmsg("\"%s\" cannot be the source of a pipeline",
-					   RelationGetRelationName(rel)),
-				errdetail("Other tables inherit from it; the query reads them, but their changes carry their own names."),
-				errhint("Use a table without children; FROM ONLY does not help."));
-	if (!RelationIsPermanent(rel))
-		ereport(ERROR,
-				errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				errmsg("\"%s\" cannot be the source of a pipeline",
-					   RelationGetRelationName(rel)),
-				errdetail("Changes of unlogged tables are not written to the WAL."),
-				errhint("Use ALTER TABLE %s SET LOGGED.",
-						ib_query_relation_name(rte->relid)));
-	if (IsSystemRelation(rel) || get_rel_namespace(rte->relid) == get_namespace_oid(IB_SCHEMA, true))
-		ereport(ERROR,
-				errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				errmsg("\"%s\" cannot be the source of a pipeline",
-					   RelationGetRelationName(rel)),
-				errdetail("Changes of system catalogs and of incbatch's own tables are not decoded."),
-				errhint("Use a table of your own."));
-	if (check_enable_rls(rte->relid, InvalidOid, true) == RLS_ENABLED)
-		ereport(ERROR,
-				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				errmsg("\"%s\" has row-level security that applies to you",
-					   RelationGetRelationName(rel)),
-				errdetail("Changes are decoded without policies, so the aggregate would count rows that you may not see."),
-				errhint("Create the pipeline as the table's owner or a role with BYPASSRLS."));
-	table_close(rel, NoLock);
+	ib_source_check(rte->relid, !rte->inh);
 }
 
 /* (VALUES ...) in FROM, which the parser wraps in a subquery */
@@ -350,8 +310,9 @@ check_lookups(PipelineQuery *pq)
 				   "Join other tables as lookups only.");
 		if (rte->tablesample)
 			refuse("TABLESAMPLE", "Its rows differ at each run.", "Leave it out.");
-		if (rte->rtekind != RTE_RELATION && !is_values_list(rte))
-			refuse("subqueries or functions in FROM",
+		if (rte->rtekind != RTE_RELATION && rte->rtekind != RTE_FUNCTION &&
+			!is_values_list(rte))
+			refuse("subqueries in FROM",
 				   "They are not supported yet.",
 				   "Join the tables directly, or make the subquery a view and join that.");
 	}
@@ -366,6 +327,7 @@ find_needed_columns(PipelineQuery *pq)
 	Query	   *query = copyObject(pq->query);
 	Bitmapset  *attnos = NULL;
 	int			attno = -1;
+	ListCell   *lc;
 
 	query->targetList = (List *)
 		flatten_join_alias_vars(query, (Node *) query->targetList);
@@ -375,6 +337,14 @@ find_needed_columns(PipelineQuery *pq)
 	pull_varattnos((Node *) query->targetList, pq->source_index, &attnos);
 	pull_varattnos((Node *) query->havingQual, pq->source_index, &attnos);
 	pull_varattnos((Node *) query->jointree, pq->source_index, &attnos);
+	foreach(lc, query->rtable)
+	{
+		/* functions in FROM take columns of the source as arguments */
+		List	   *functions = lfirst_node(RangeTblEntry, lc)->functions;
+
+		pull_varattnos(flatten_join_alias_vars(query, (Node *) functions),
+					   pq->source_index, &attnos);
+	}
 
 	while ((attno = bms_next_member(attnos, attno)) >= 0)
 	{
@@ -444,26 +414,6 @@ add_key(PipelineQuery *pq, SortGroupClause *clause)
 	ib_recompute_find_window(pq, key);
 }
 
-/* The source's column under a window function such as date_trunc, if any. */
-static char *
-window_column(PipelineQuery *pq, Expr *expr)
-{
-	List	   *vars = pull_var_clause((Node *) expr, 0);
-	char	   *name = NULL;
-
-	if (IsA(expr, FuncExpr) && list_length(vars) == 1)
-	{
-		char	   *function = get_func_name(((FuncExpr *) expr)->funcid);
-		Var		   *var = linitial(vars);
-
-		if ((strcmp(function, "date_trunc") == 0 ||
-			 strcmp(function, "date_bin") == 0) &&
-			var->varno == pq->source_index)
-			name = get_attname(pq->source, var->varattno, false);
-	}
-	return name;
-}
-
 static bool
 collect_aggregates(Node *node, PipelineQuery *pq)
 {
@@ -507,12 +457,7 @@ ib_query_analyze(Query *query)
 	(void) collect_aggregates(query->havingQual, pq);
 	if (pq->state == NIL)
 		ib_aggregate_add(pq, NULL);
-
-	foreach(lc, pq->keys)
-	{
-		if (pq->event_time == NULL)
-			pq->event_time = window_column(pq, ((KeyColumn *) lfirst(lc))->expr);
-	}
+	ib_watermark_find_windows(pq);
 	return pq;
 }
 

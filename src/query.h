@@ -88,6 +88,18 @@ typedef struct AggregateColumn
 	const char *recomputed;		/* why every change evaluates it again, or NULL */
 } AggregateColumn;
 
+/*
+ * A key that is a window of time: it never falls as one column of the source,
+ * the event time, rises.
+ */
+typedef struct WindowKey
+{
+	KeyColumn  *key;
+	AttrNumber	column;			/* the event time */
+	Expr	   *expr;			/* the key, over the columns of base tables */
+	char	   *output;			/* its column in the result, or NULL */
+} WindowKey;
+
 typedef struct PipelineQuery
 {
 	Query	   *query;
@@ -98,7 +110,7 @@ typedef struct PipelineQuery
 	List	   *inputs;			/* of AggregateInput */
 	List	   *state;			/* of StateColumn, the row count first */
 	List	   *aggregates;		/* of AggregateColumn */
-	char	   *event_time;		/* column of the source, or NULL */
+	List	   *windows;		/* of WindowKey */
 	bool		may_recompute;	/* some retractions evaluate a group again */
 	bool		always_recompute;	/* and so does every other change, */
 	bool		in_order;		/* reading the rows in the order of the table */
@@ -137,5 +149,12 @@ extern char *ib_recompute(PipelineQuery *pq, const char *state_table,
 						  const Bitmapset *nulls, const char *times);
 extern char *ib_recompute_remove(PipelineQuery *pq, const char *state_table,
 								 const Bitmapset *nulls);
+
+/* tumble.c */
+extern bool ib_is_window_function(Oid funcid);
+
+/* watermark.c */
+extern void ib_watermark_find_windows(PipelineQuery *pq);
+extern AttrNumber ib_watermark_event_time(PipelineQuery *pq);
 
 #endif							/* IB_QUERY_H */
