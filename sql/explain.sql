@@ -117,6 +117,57 @@ CALL exact('keys');
 CALL exact('largest');
 
 -- ---------------------------------------------------------------------
+-- Of a partitioned source only the partitions of the touched windows are read.
+-- ---------------------------------------------------------------------
+CREATE TABLE log (id int, ts timestamp, v float8) PARTITION BY RANGE (ts);
+CREATE TABLE log_1 PARTITION OF log FOR VALUES FROM ('2024-01-01') TO ('2024-02-01');
+CREATE TABLE log_2 PARTITION OF log FOR VALUES FROM ('2024-02-01') TO ('2024-03-01');
+ALTER TABLE log REPLICA IDENTITY FULL;
+ALTER TABLE log_1 REPLICA IDENTITY FULL;
+ALTER TABLE log_2 REPLICA IDENTITY FULL;
+INSERT INTO log SELECT i, timestamp '2024-01-20' + i * interval '1 hour', i / 10.0 FROM generate_series(1, 500) i;
+INSERT INTO log VALUES (0, '2024-01-31', 'Infinity'), (1, '2024-02-01', -1);
+SELECT incbatch.create_pipeline('daily_log', $$SELECT date_trunc('day', ts) AS day, sum(v) AS v, avg(v) AS a FROM log GROUP BY 1$$);
+CALL exact('daily_log');
+SELECT detail FROM incbatch.explain_pipeline('daily_log') WHERE transform LIKE 'group by%';
+CREATE PROCEDURE reads_one(change text, used regclass, unused regclass)
+LANGUAGE plpgsql AS $$
+DECLARE
+	used_before bigint;
+	unused_before bigint;
+	started timestamptz := clock_timestamp();
+BEGIN
+	-- what was scanned before this has been told when the second round is told
+	FOR round IN 1 .. 2 LOOP
+		PERFORM pg_stat_clear_snapshot();
+		used_before := pg_stat_get_numscans(used);
+		unused_before := pg_stat_get_numscans(unused);
+		LOOP
+			EXECUTE change;
+			COMMIT;
+			CALL incbatch.refresh_pipeline('daily_log');
+			PERFORM pg_stat_clear_snapshot();
+			EXIT WHEN pg_stat_get_numscans(used) > used_before;
+			IF clock_timestamp() > started + interval '30 s' THEN
+				RAISE 'table % is not read', used;
+			END IF;
+		END LOOP;
+	END LOOP;
+	IF pg_stat_get_numscans(unused) > unused_before THEN
+		RAISE 'table % is read', unused;
+	END IF;
+END $$;
+CALL reads_one('INSERT INTO log VALUES (1000, ''2024-02-05'', 0.1)', 'log_2', 'log_1');
+CALL reads_one('INSERT INTO log VALUES (1000, ''2024-01-25'', 0.1)', 'log_1', 'log_2');
+CALL exact('daily_log');
+UPDATE log SET ts = ts + interval '10 days' WHERE id % 10 = 0;
+CALL exact('daily_log');
+DELETE FROM log WHERE id % 3 = 0;
+CALL exact('daily_log');
+TRUNCATE log;
+CALL exact('daily_log');
+
+-- ---------------------------------------------------------------------
 -- Whose pipeline it is
 -- ---------------------------------------------------------------------
 CREATE ROLE explain_reader;

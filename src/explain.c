@@ -30,6 +30,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
+#include "utils/partcache.h"
 #include "utils/rel.h"
 #include "utils/typcache.h"
 
@@ -188,6 +189,19 @@ find_index(Oid relid, const Wanted *wanted)
 	return name;
 }
 
+/* Is a table partitioned by a column wanted? */
+static bool
+prunes_partitions(Oid relid, const Wanted *wanted)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	PartitionKey key = RelationGetPartitionKey(rel);
+	bool		prunes = key != NULL && key->partattrs[0] != 0 &&
+		bms_is_member(key->partattrs[0], wanted->columns);
+
+	table_close(rel, NoLock);
+	return prunes;
+}
+
 static void
 append_item(StringInfo text, const char *item)
 {
@@ -238,10 +252,10 @@ describe_reading(PipelineQuery *pq)
 	if (columns.len == 0)
 		return psprintf("reads all of %s, for no key is of its columns", name);
 	index = find_index(pq->source, &wanted);
-	if (index != NULL)
-		return psprintf("reads %s by %s: index %s serves it", name, columns.data, index);
-	return psprintf("reads %s by %s: no index serves it, CREATE INDEX ON %s (%s)",
-					name, columns.data, name, columns.data);
+	return psprintf("reads %s by %s%s: %s", name, columns.data,
+					prunes_partitions(pq->source, &wanted) ? " in the partitions that these lead to" : "",
+					index ? psprintf("index %s serves it", index) :
+					psprintf("no index serves it, CREATE INDEX ON %s (%s)", name, columns.data));
 }
 
 /* ----------------------------------------------------------------
