@@ -355,7 +355,7 @@ END $$;
 SELECT count(incbatch.create_pipeline('track.' || name, query, track_lookups => true, append_only => true,
                                       trigger_interval => '1 day')) FROM shapes WHERE append_only;
 SELECT setseed(0.5);
-CALL random_program(25);
+CALL random_program(15);
 SELECT pipeline, state, last_error FROM incbatch.pipelines WHERE state <> 'running';
 SELECT count(incbatch.drop_pipeline(pipeline)) FROM incbatch.pipelines;
 
@@ -395,6 +395,12 @@ SELECT refused('SELECT t.row_count, count(*) FROM sales s JOIN totals_state t US
 SELECT incbatch.create_pipeline('p', 'SELECT row_count, count(*) FROM totals_state GROUP BY 1', append_only => true);
 SELECT incbatch.drop_pipeline('totals');
 SELECT refused('SELECT a.shop_id, count(*) FROM sales a JOIN sales b USING (product_id) GROUP BY 1');
+SELECT incbatch.create_pipeline('p', 'SELECT date_trunc(''hour'', at) AS hour, count(*) FROM visits JOIN product USING (product_id) GROUP BY 1',
+                                track_lookups => true, append_only => true, lateness => '1 hour');
+SELECT incbatch.create_pipeline('p', 'SELECT date_trunc(''hour'', at) AS hour, count(*) FROM visits JOIN product USING (product_id) GROUP BY 1',
+                                track_lookups => true, append_only => true);
+SELECT incbatch.alter_pipeline('p', lateness => '1 hour');
+SELECT incbatch.drop_pipeline('p');
 CREATE ROLE regress_incbatch_owner;
 GRANT USAGE, CREATE ON SCHEMA track TO regress_incbatch_owner;
 GRANT SELECT ON sales, guarded TO regress_incbatch_owner;
@@ -405,6 +411,8 @@ RESET ROLE;
 -- ---------------------------------------------------------------------
 -- A lookup that changes its shape
 -- ---------------------------------------------------------------------
+TRUNCATE sales;
+INSERT INTO sales SELECT i, i % 6, i % 5 + 1, i, i / 4.0, 1.0 / i FROM generate_series(1, 40) i;
 ALTER TABLE told REPLICA IDENTITY FULL;
 INSERT INTO told SELECT i, 'name ' || i % 3 FROM generate_series(1, 6) i;
 SELECT incbatch.create_pipeline('p', 'SELECT name, count(*), max(qty) FROM sales s JOIN told USING (product_id) GROUP BY 1', track_lookups => true);

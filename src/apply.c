@@ -46,6 +46,7 @@
 #include "path.h"
 #include "query.h"
 #include "source.h"
+#include "watermark.h"
 
 /* Lines for incbatch.batches that wait to be written, in the worker's life. */
 static List *batch_log = NIL;
@@ -238,14 +239,16 @@ make_statements(IbPath *path)
 	statements->query = pq;
 	statements->state_table = state_table;
 	statements->nkeys = list_length(pq->keys);
-	statements->touched = ib_delta_touched(pq, columns);
+	statements->touched = ib_delta_touched(pq, columns, NULL);
 	statements->times = ib_recompute_times(pq);
-	statements->transform_plus = ib_delta_transform(pq, columns, false);
-	statements->transform_mixed = ib_delta_transform(pq, columns, true);
+	statements->transform_plus = ib_delta_transform(pq, columns, false, NULL);
+	statements->transform_mixed = ib_delta_transform(pq, columns, true, NULL);
 	statements->merge_plus = ib_delta_merge(pq, state_table, false);
 	statements->merge_mixed = ib_delta_merge(pq, state_table, true);
 	statements->remove = ib_delta_remove(state_table);
 	statements->initial = ib_delta_initial(pq);
+	if (path->row->closes)
+		statements->late = ib_watermark_statements(path, pq, state_table, columns);
 	statements->source_relations = ib_source_relations(path->row->source);
 	statements->relations = list_make2_oid(path->row->definition,
 										   path->row->state_table);
@@ -465,38 +468,74 @@ merge_delta(IbPath *path, const char *statement, bool mixed, Meter *meter, int64
 	tuplestore_end(delta);
 }
 
+/* Empty the state for a TRUNCATE of the source. */
+static void
+empty_state(IbPath *path, LateRun *run)
+{
+	if (path->statements->late)
+		ib_late_truncate(path, run);
+	else
+		ib_run_statement(psprintf("DELETE FROM %s", path->statements->state_table),
+						 SPI_OK_DELETE, NULL);
+}
+
+/* What is asked of a batch of the source's changes; "filtered": but the late. */
+static const char *
+choose_statement(PathStatements *statements, bool mixed, bool filtered)
+{
+	LateStatements *late = statements->late;
+
+	if (statements->query->always_recompute)
+		return filtered ? late->touched : statements->touched;
+	if (mixed)
+		return filtered ? late->transform_mixed : statements->transform_mixed;
+	return filtered ? late->transform_plus : statements->transform_plus;
+}
+
 /* Transform the batch and merge it into the state, as the owner. */
 static void
 fold_in(IbPath *path, Meter *meter)
 {
-	PathStatements *statements = path->statements;
 	PathInput  *source = linitial(path->inputs);
 	Batch	   *batch = source->batch;
 	/* a source that was truncated has no rows that met the lookups before */
 	Bitmapset  *changed = source->truncated ? NULL : ib_inputs_changed_lookups(path);
 	bool		mixed = batch->negatives > 0 || changed != NULL;
+	LateStatements *late = source->truncated || batch->rows > 0 ? path->statements->late : NULL;
+	const char *statement;
+	bool		filtered;
 	OwnerScope	scope;
+	LateRun		run;
 	int64		lap = ib_monotonic_usecs();
 
+	if (late)
+		ib_late_begin(path, false, &run);
 	ib_enter_owner(path, &scope);
+	if (late)
+		ib_late_offer(path, &run);
 	if (source->truncated)
-		ib_run_statement(psprintf("DELETE FROM %s", statements->state_table),
-						 SPI_OK_DELETE, NULL);
+		empty_state(path, &run);
 	if (batch->rows > 0 || changed != NULL)
 	{
-		const char *statement = statements->query->always_recompute ? statements->touched :
-			mixed ? statements->transform_mixed : statements->transform_plus;
-
 		ib_offer_relation(BATCH_RELATION, InvalidOid, batch->desc, batch->store,
 						  batch->rows);
-		if (changed != NULL)
-			statement = ib_track_lookups(path, changed);
-		if (statements->query->always_recompute)
+		filtered = late && ib_late_survey(path, &run);
+		statement = changed != NULL ? ib_track_lookups(path, changed) :
+			choose_statement(path->statements, mixed, filtered);
+		if (path->statements->query->always_recompute)
 			recompute_touched(path, statement, meter, &lap);
 		else
 			merge_delta(path, statement, mixed, meter, &lap);
 	}
+	if (late)
+		ib_late_advance(path, &run);
 	ib_leave_owner(&scope);
+	if (late)
+	{
+		ib_late_store(path, &run);
+		meter->record.rows_late = run.rows_late;
+		meter->record.rows_ahead = run.rows_ahead;
+	}
 	meter->record.merge_ms = lap_ms(&lap);
 }
 

@@ -72,8 +72,8 @@ find_statements(IbPath *path, Bitmapset *changed)
 	result = palloc0(sizeof(TrackStatements));
 	result->changed = bms_copy(changed);
 	pq->changed = result->changed;
-	result->transform = pq->always_recompute ? ib_delta_touched(pq, columns) :
-		ib_delta_transform(pq, columns, true);
+	result->transform = pq->always_recompute ? ib_delta_touched(pq, columns, NULL) :
+		ib_delta_transform(pq, columns, true, NULL);
 	if (ib_lookups_reads_old(pq))
 		result->affected = ib_lookups_affected(pq, columns);
 	pq->changed = NULL;
