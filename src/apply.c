@@ -226,7 +226,6 @@ make_statements(IbPath *path)
 	PathStatements *statements = palloc0(sizeof(PathStatements));
 	char	   *state_table = ib_query_relation_name(path->row->state_table);
 	int			columns;
-	ListCell   *lc;
 
 	if (path->batch == NULL)
 	{
@@ -250,15 +249,12 @@ make_statements(IbPath *path)
 	statements->remove = ib_delta_remove(state_table);
 	statements->recompute = ib_recompute(pq, state_table, false);
 	statements->recompute_null_keys = ib_recompute(pq, state_table, true);
+	statements->grouping_sets = pq->sets != NIL;
+	statements->without_rows = ib_delta_without_rows(pq, state_table);
 	statements->initial = ib_delta_initial(pq);
 	statements->relations = list_make2_oid(path->row->definition,
 										   path->row->state_table);
-	foreach(lc, pq->query->rtable)
-	{
-		if (lfirst_node(RangeTblEntry, lc)->rtekind == RTE_RELATION)
-			statements->relations = lappend_oid(statements->relations,
-												lfirst_node(RangeTblEntry, lc)->relid);
-	}
+	statements->relations = list_concat(statements->relations, pq->relations);
 	path->statements = statements;
 	MemoryContextSwitchTo(old);
 }
@@ -327,6 +323,14 @@ inspect_touched(Tuplestorestate *touched, TupleDesc desc, bool *empty,
 	ExecDropSingleTupleTableSlot(slot);
 }
 
+/* A query without GROUP BY has a row even if the source is empty. */
+void
+ib_add_groups_without_rows(IbPath *path)
+{
+	if (path->statements->without_rows != NULL)
+		ib_run_statement(path->statements->without_rows, SPI_OK_INSERT, NULL);
+}
+
 /* Empty groups go, unknown ones are evaluated again. */
 static void
 finish_touched(IbPath *path, Tuplestorestate *touched, int64 ntouched,
@@ -341,7 +345,13 @@ finish_touched(IbPath *path, Tuplestorestate *touched, int64 ntouched,
 	inspect_touched(touched, desc, &empty, &unknown, &unknown_null);
 	ib_offer_relation(TOUCHED_RELATION, InvalidOid, desc, touched, ntouched);
 	if (empty)
+	{
 		ib_run_statement(statements->remove, SPI_OK_DELETE, NULL);
+		ib_add_groups_without_rows(path);
+	}
+	/* with grouping sets, a key is NULL where it is not grouped */
+	if (statements->grouping_sets)
+		unknown = unknown_null = unknown || unknown_null;
 	if (unknown)
 		ib_run_statement(statements->recompute, SPI_OK_INSERT, NULL);
 	if (unknown_null)
@@ -362,8 +372,11 @@ fold_in(IbPath *path, bool truncated, Meter *meter)
 
 	ib_enter_owner(path, &scope);
 	if (truncated)
+	{
 		ib_run_statement(psprintf("DELETE FROM %s", ib_query_relation_name(path->row->state_table)),
 						 SPI_OK_DELETE, NULL);
+		ib_add_groups_without_rows(path);
+	}
 	if (batch->rows > 0)
 	{
 		Tuplestorestate *delta = tuplestore_begin_heap(false, false, work_mem);

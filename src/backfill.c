@@ -148,7 +148,10 @@ fill(IbPath *path)
 		tuplestore_end(groups);
 	}
 	else
+	{
 		ib_run_statement(psprintf("DELETE FROM %s", state_table), SPI_OK_DELETE, NULL);
+		ib_add_groups_without_rows(path);
+	}
 	ib_leave_owner(&scope);
 }
 

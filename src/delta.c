@@ -81,15 +81,59 @@ ib_delta_state_index(PipelineQuery *pq, const char *state_table)
 					state_table, ib_delta_key_list(pq, ""));
 }
 
-/* One row a group: the keys, then the state's columns. */
+/* The keys of the GROUP BY, without the one that tells sets apart. */
 static char *
-aggregate_rows(PipelineQuery *pq, const char *rows, bool mixed)
+grouped_list(List *keys)
 {
 	StringInfoData text;
 	ListCell   *lc;
 
 	initStringInfo(&text);
-	appendStringInfo(&text, "SELECT %s", ib_delta_key_list(pq, "t."));
+	foreach(lc, keys)
+	{
+		KeyColumn  *key = lfirst(lc);
+
+		if (key->expr != NULL)
+			appendStringInfo(&text, "%st.%s", text.len ? ", " : "",
+							 quote_identifier(key->name));
+	}
+	return text.data;
+}
+
+/* GROUP BY as the query has it: all of its sets in one pass. */
+static char *
+group_by(PipelineQuery *pq)
+{
+	StringInfoData text;
+	ListCell   *lc;
+
+	if (pq->sets == NIL)
+		return grouped_list(pq->keys);
+	initStringInfo(&text);
+	appendStringInfoString(&text, "GROUPING SETS (");
+	foreach(lc, pq->sets)
+		appendStringInfo(&text, "%s(%s)", lc == list_head(pq->sets) ? "" : ", ",
+						 grouped_list(((GroupingSetRows *) lfirst(lc))->keys));
+	appendStringInfoChar(&text, ')');
+	return text.data;
+}
+
+/* One row a group: the keys, then the state's columns. */
+static char *
+aggregate_rows(PipelineQuery *pq, const char *rows, bool mixed)
+{
+	char	   *keys = grouped_list(pq->keys);
+	StringInfoData text;
+	ListCell   *lc;
+
+	initStringInfo(&text);
+	if (pq->sets == NIL)
+		appendStringInfo(&text, "SELECT %s", keys);
+	else if (*keys == '\0')
+		appendStringInfoString(&text, "SELECT 0 AS " GROUPING_SET_COLUMN);
+	else
+		appendStringInfo(&text, "SELECT GROUPING(%s) AS " GROUPING_SET_COLUMN ", %s",
+						 keys, keys);
 	foreach(lc, pq->state)
 	{
 		StateColumn *column = lfirst(lc);
@@ -97,8 +141,7 @@ aggregate_rows(PipelineQuery *pq, const char *rows, bool mixed)
 		appendStringInfo(&text, ", %s AS %s",
 						 mixed ? column->mixed : column->plus, column->name);
 	}
-	appendStringInfo(&text, " FROM (%s) t GROUP BY %s", rows,
-					 ib_delta_key_list(pq, "t."));
+	appendStringInfo(&text, " FROM (%s) t GROUP BY %s", rows, group_by(pq));
 	return text.data;
 }
 
@@ -158,4 +201,26 @@ ib_delta_remove(const char *state_table)
 {
 	return psprintf("DELETE FROM %s WHERE ctid IN (SELECT " TOUCHED_ROW " FROM %s WHERE " TOUCHED_COUNT " = 0)",
 					state_table, TOUCHED_RELATION);
+}
+
+/*
+ * Add the groups that exist without any row: those of the empty grouping set.
+ * NULL: the query has none.
+ */
+char *
+ib_delta_without_rows(PipelineQuery *pq, const char *state_table)
+{
+	char	   *columns = column_list(pq);
+	char	   *no_rows = psprintf("SELECT * FROM (%s) r WHERE false",
+								   ib_query_rows_text(pq, false, 0));
+	ListCell   *lc;
+
+	foreach(lc, pq->sets)
+	{
+		if (((GroupingSetRows *) lfirst(lc))->keys == NIL)
+			return psprintf("INSERT INTO %s (%s) %s ON CONFLICT (%s) DO NOTHING",
+							state_table, columns, aggregate_rows(pq, no_rows, false),
+							ib_delta_key_list(pq, ""));
+	}
+	return NULL;
 }

@@ -16,6 +16,7 @@ typedef struct PathStatements
 {
 	MemoryContext context;
 	bool		may_recompute;	/* some retraction cannot be subtracted */
+	bool		grouping_sets;
 	char	   *transform_plus;
 	char	   *transform_mixed;
 	char	   *merge_plus;
@@ -23,6 +24,7 @@ typedef struct PathStatements
 	char	   *remove;
 	char	   *recompute;
 	char	   *recompute_null_keys;
+	char	   *without_rows;	/* NULL: all groups have rows */
 	char	   *initial;
 	int			nkeys;
 	List	   *relations;		/* OIDs that the names in them stand for */
@@ -77,6 +79,7 @@ extern void ib_apply_settings(List *settings);
 extern bool ib_lock_sources(IbPath *path, bool with_source);
 extern void ib_enter_owner(IbPath *path, OwnerScope *scope);
 extern void ib_leave_owner(OwnerScope *scope);
+extern void ib_add_groups_without_rows(IbPath *path);
 extern int64 ib_run_statement(const char *sql, int expected,
 							  Tuplestorestate *result);
 extern void ib_offer_relation(const char *name, Oid like, TupleDesc desc,
