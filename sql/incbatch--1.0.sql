@@ -13,7 +13,7 @@ CREATE TABLE incbatch.pipeline (
     source           regclass NOT NULL,
     query            text NOT NULL,
     settings         text[] NOT NULL,
-    event_time       name,
+    event_time       smallint,
     lateness         interval,
     late_policy      text NOT NULL DEFAULT 'divert',
     trigger_interval interval NOT NULL,
@@ -41,7 +41,8 @@ CREATE TABLE incbatch.frontier (
     decoded_lsn pg_lsn NOT NULL,
     snapshot    pg_snapshot NOT NULL,
     aligned     boolean NOT NULL,
-    as_of       timestamptz NOT NULL
+    as_of       timestamptz NOT NULL,
+    partitions  bigint[]
 ) WITH (fillfactor = 50);
 
 CREATE TABLE incbatch.batch (
@@ -78,13 +79,13 @@ COMMENT ON COLUMN incbatch.pipeline.definition IS 'The view that is the batch qu
 COMMENT ON COLUMN incbatch.pipeline.source IS 'The table whose changes drive the pipeline.';
 COMMENT ON COLUMN incbatch.pipeline.query IS 'The query as it was given.';
 COMMENT ON COLUMN incbatch.pipeline.settings IS 'Settings that the query''s meaning depends on, as they were at creation: name and value alternating.';
-COMMENT ON COLUMN incbatch.pipeline.event_time IS 'Column of the source with the event time, or NULL.';
+COMMENT ON COLUMN incbatch.pipeline.event_time IS 'Number of the source''s column with the event time, or NULL.';
 COMMENT ON COLUMN incbatch.pipeline.lateness IS 'Not used yet: always NULL, windows never close.';
 COMMENT ON COLUMN incbatch.pipeline.late_policy IS 'Not used yet: always divert.';
 COMMENT ON COLUMN incbatch.pipeline.trigger_interval IS 'Cadence of the pipeline.';
 COMMENT ON COLUMN incbatch.pipeline.append_only IS 'The source only ever gets INSERTs; its deletes are ignored.';
 COMMENT ON COLUMN incbatch.pipeline.initialize IS 'Whether the backfill reads the source''s present rows.';
-COMMENT ON COLUMN incbatch.pipeline.strategy IS 'delta, or delta with recompute of touched groups.';
+COMMENT ON COLUMN incbatch.pipeline.strategy IS 'delta, delta with recompute of some touched groups, or recompute of all.';
 COMMENT ON COLUMN incbatch.pipeline.paused IS 'Whether pause_pipeline was called.';
 COMMENT ON COLUMN incbatch.pipeline.created_at IS 'When the pipeline was created.';
 
@@ -104,6 +105,7 @@ COMMENT ON COLUMN incbatch.frontier.decoded_lsn IS 'Up to here, every commit tha
 COMMENT ON COLUMN incbatch.frontier.snapshot IS 'The snapshot of the last run.';
 COMMENT ON COLUMN incbatch.frontier.aligned IS 'Whether the aggregate equals the query under the snapshot.';
 COMMENT ON COLUMN incbatch.frontier.as_of IS 'Everything committed before this instant is included.';
+COMMENT ON COLUMN incbatch.frontier.partitions IS 'Of a partitioned source: its partitions as the snapshot sees them, each an OID and the transaction that made it a partition, in one number.';
 
 COMMENT ON TABLE incbatch.batch IS 'What each batch did; incbatch.batch_history says how many are kept.';
 COMMENT ON COLUMN incbatch.batch.batch IS 'Number of the batch.';
@@ -219,12 +221,61 @@ LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ib_window_start_ti
 COMMENT ON FUNCTION incbatch.window_start(text, timestamptz) IS
 'date_trunc of a constant unit, faster for times that come roughly in order. The statements that read a batch use it in the place of date_trunc.';
 
+CREATE FUNCTION incbatch.tumble(ts timestamp, size interval, origin timestamp DEFAULT NULL)
+RETURNS timestamp
+LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'ib_tumble_timestamp';
+COMMENT ON FUNCTION incbatch.tumble(timestamp, interval, timestamp) IS
+'Start of the window that a time is in; windows are [start, end) and follow each other without gaps. The size is of hours and smaller units, or of days, or of months, counted from origin, by default Monday 2000-01-03 (months: 2000-01-01) at midnight.';
+
+CREATE FUNCTION incbatch.tumble(ts timestamptz, size interval, origin timestamptz DEFAULT NULL)
+RETURNS timestamptz
+LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'ib_tumble_timestamptz';
+COMMENT ON FUNCTION incbatch.tumble(timestamptz, interval, timestamptz) IS
+'Start of the window that a time is in; windows are [start, end) and follow each other without gaps. The size is of hours and smaller units, or of days, or of months, counted from origin, by default Monday 2000-01-03 (months: 2000-01-01) at midnight. Days and months are those of the setting TimeZone, so a day on which the clocks change has 23 or 25 hours.';
+
+CREATE FUNCTION incbatch.tumble(ts date, size interval, origin date DEFAULT NULL)
+RETURNS date
+LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'ib_tumble_date';
+COMMENT ON FUNCTION incbatch.tumble(date, interval, date) IS
+'Start of the window that a time is in; windows are [start, end) and follow each other without gaps. The size is of hours and smaller units, or of days, or of months, counted from origin, by default Monday 2000-01-03 (months: 2000-01-01) at midnight. The size must be of days or months.';
+
+CREATE FUNCTION incbatch.hop(ts timestamp, size interval, slide interval, origin timestamp DEFAULT NULL)
+RETURNS TABLE (window_start timestamp, window_end timestamp)
+LANGUAGE c IMMUTABLE PARALLEL SAFE ROWS 4 AS 'MODULE_PATHNAME', 'ib_hop_timestamp';
+COMMENT ON FUNCTION incbatch.hop(timestamp, interval, interval, timestamp) IS
+'The windows [window_start, window_end) of a size that a time is in; one begins each slide, counted from origin as in tumble. Use it in FROM: FROM src, incbatch.hop(src.ts, size, slide) AS w(window_start, window_end). A time that is NULL or infinite is in none.';
+
+CREATE FUNCTION incbatch.hop(ts timestamptz, size interval, slide interval, origin timestamptz DEFAULT NULL)
+RETURNS TABLE (window_start timestamptz, window_end timestamptz)
+LANGUAGE c STABLE PARALLEL SAFE ROWS 4 AS 'MODULE_PATHNAME', 'ib_hop_timestamptz';
+COMMENT ON FUNCTION incbatch.hop(timestamptz, interval, interval, timestamptz) IS
+'The windows [window_start, window_end) of a size that a time is in; one begins each slide, counted from origin as in tumble. Use it in FROM: FROM src, incbatch.hop(src.ts, size, slide) AS w(window_start, window_end). A time that is NULL or infinite is in none. Days and months are those of the setting TimeZone.';
+
+CREATE FUNCTION incbatch.hop(ts date, size interval, slide interval, origin date DEFAULT NULL)
+RETURNS TABLE (window_start date, window_end date)
+LANGUAGE c IMMUTABLE PARALLEL SAFE ROWS 4 AS 'MODULE_PATHNAME', 'ib_hop_date';
+COMMENT ON FUNCTION incbatch.hop(date, interval, interval, date) IS
+'The windows [window_start, window_end) of a size that a time is in; one begins each slide, counted from origin as in tumble. Use it in FROM: FROM src, incbatch.hop(src.ts, size, slide) AS w(window_start, window_end). A time that is NULL or infinite is in none. Size and slide must be of days or months.';
+
+CREATE FUNCTION incbatch.variance(count bigint, sum numeric, squares numeric, sample boolean)
+RETURNS numeric
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ib_variance';
+COMMENT ON FUNCTION incbatch.variance(bigint, numeric, numeric, boolean) IS
+'The variance of values of which count, sum and sum of squares are kept, with the same digits as var_samp (sample) or var_pop over numeric. Pipelines'' views use it.';
+
+CREATE FUNCTION incbatch.stddev(count bigint, sum numeric, squares numeric, sample boolean)
+RETURNS numeric
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ib_stddev';
+COMMENT ON FUNCTION incbatch.stddev(bigint, numeric, numeric, boolean) IS
+'The standard deviation of values of which count, sum and sum of squares are kept, with the same digits as stddev_samp (sample) or stddev_pop over numeric. Pipelines'' views use it.';
+
 CREATE FUNCTION incbatch.on_drop() RETURNS event_trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'ib_on_drop';
 COMMENT ON FUNCTION incbatch.on_drop() IS
 'Event trigger: drops a pipeline as a whole when one of its relations is dropped.';
 
 CREATE EVENT TRIGGER incbatch_on_drop ON sql_drop EXECUTE FUNCTION incbatch.on_drop();
+ALTER EVENT TRIGGER incbatch_on_drop ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER incbatch_on_drop IS 'Drops a pipeline as a whole when one of its relations is dropped.';
 
 CREATE FUNCTION incbatch.on_rewrite() RETURNS event_trigger
@@ -233,6 +284,7 @@ COMMENT ON FUNCTION incbatch.on_rewrite() IS
 'Event trigger: a pipeline whose source is set UNLOGGED, or LOGGED again, needs a rebuild, for rows written in between are in no WAL.';
 
 CREATE EVENT TRIGGER incbatch_on_rewrite ON table_rewrite EXECUTE FUNCTION incbatch.on_rewrite();
+ALTER EVENT TRIGGER incbatch_on_rewrite ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER incbatch_on_rewrite IS 'A pipeline whose source is set UNLOGGED, or LOGGED again, needs a rebuild.';
 
 -- ---------------------------------------------------------------------
@@ -287,7 +339,9 @@ COMMENT ON COLUMN incbatch.path_state.state IS 'initializing, backfilling, runni
 COMMENT ON COLUMN incbatch.path_state.state_since IS 'When the state was entered.';
 
 CREATE VIEW incbatch.pipelines AS
-SELECT p.relation::text AS pipeline, p.relation, p.query, p.source, p.event_time,
+SELECT p.relation::text AS pipeline, p.relation, p.query, p.source,
+       (SELECT t.attname FROM pg_catalog.pg_attribute t
+        WHERE t.attrelid = p.source AND t.attnum = p.event_time) AS event_time,
        p.lateness, p.late_policy, p.trigger_interval,
        NULL::timestamptz AS watermark,
        s.state, p.strategy,
@@ -308,7 +362,7 @@ COMMENT ON COLUMN incbatch.pipelines.late_policy IS 'What happens to a change to
 COMMENT ON COLUMN incbatch.pipelines.trigger_interval IS 'How often changes are folded in; 0: as soon as there are any.';
 COMMENT ON COLUMN incbatch.pipelines.watermark IS 'NULL: windows never close.';
 COMMENT ON COLUMN incbatch.pipelines.state IS 'initializing, backfilling, running, paused (resume_pipeline), failed (resume_pipeline) or needs_rebuild (rebuild_pipeline).';
-COMMENT ON COLUMN incbatch.pipelines.strategy IS 'delta: groups are adjusted by the changes; recompute: some retractions evaluate their groups again from the source.';
+COMMENT ON COLUMN incbatch.pipelines.strategy IS 'delta: groups are adjusted by the changes; delta, recompute: some retractions evaluate their groups again from the source; recompute: every change does.';
 COMMENT ON COLUMN incbatch.pipelines.owner IS 'The role that the worker runs the query as.';
 COMMENT ON COLUMN incbatch.pipelines.last_error IS 'Why the pipeline stopped, and the function that brings it back.';
 COMMENT ON COLUMN incbatch.pipelines.created_at IS 'When the pipeline was created.';

@@ -170,6 +170,8 @@ SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t, LATERAL (SELE
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t WHERE t.k IN (SELECT l.k FROM l FOR SHARE) GROUP BY t.k');
 \echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t, generate_series(1, t.k + random()::int) g GROUP BY t.k');
+\echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT g, count(*) FROM generate_series(1, 3) g GROUP BY g');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t TABLESAMPLE SYSTEM (10) GROUP BY k');
@@ -210,7 +212,7 @@ SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM v GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM m GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM partitioned GROUP BY k');
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM ONLY partitioned GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM parent GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE
@@ -231,22 +233,24 @@ SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM bare GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE
 
 -- Aggregates
-SELECT incbatch.create_pipeline('p', 'SELECT k, count(DISTINCT v) FROM t GROUP BY k');
-\echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT k, string_agg(id::text, '','' ORDER BY id) FROM t GROUP BY k');
-\echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT k, array_agg(id) FROM t GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT k, stddev(v) FROM t GROUP BY k');
+SELECT incbatch.create_pipeline('p', 'SELECT k, string_agg(id::text, '','') FROM t GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT k, bool_and(v > 0) FROM t GROUP BY k');
+SELECT incbatch.create_pipeline('p', 'SELECT k, jsonb_agg(id) FROM t GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT k, percentile_cont(0.5) WITHIN GROUP (ORDER BY v) FROM t GROUP BY k');
+SELECT incbatch.create_pipeline('p', 'SELECT k, json_object_agg(id, v) FILTER (WHERE v > 0) FROM t GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE
-CREATE AGGREGATE sum(text) (SFUNC = textcat, STYPE = text);
-SELECT incbatch.create_pipeline('p', 'SELECT k, sum(id::text) FROM t GROUP BY k');
+CREATE FUNCTION keep_any(int, int) RETURNS int LANGUAGE sql AS 'SELECT CASE WHEN random() < 0.5 THEN $1 ELSE $2 END';
+CREATE AGGREGATE any_of(int) (SFUNC = keep_any, STYPE = int);
+SELECT incbatch.create_pipeline('p', 'SELECT k, any_of(id) FROM t GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE
-
+CREATE FUNCTION as_record(int) RETURNS record IMMUTABLE LANGUAGE sql AS 'SELECT row($1)';
+CREATE AGGREGATE row_of(int) (SFUNC = int4larger, STYPE = int, FINALFUNC = as_record);
+SELECT incbatch.create_pipeline('p', 'SELECT k, row_of(id)::text FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, array_agg(v ORDER BY random()) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
 -- Arguments
 SELECT incbatch.create_pipeline(NULL, 'SELECT 1');
 \echo :LAST_ERROR_SQLSTATE

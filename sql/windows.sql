@@ -44,6 +44,23 @@ SELECT incbatch.create_pipeline('by_month', $$
 	SELECT date_trunc('month', d) AS month, date_trunc('week', d)::date AS week, count(*) FROM events GROUP BY 1, 2
 $$);
 
+SELECT incbatch.create_pipeline('by_tumble', $$
+	SELECT incbatch.tumble(tstz, '1 day') AS day, incbatch.tumble(tstz, '90 min') AS bin,
+	       incbatch.tumble(tstz, '2 weeks', '2024-01-01') AS fortnight, count(*), sum(v), max(tstz) AS last
+	FROM events GROUP BY 1, 2, 3
+$$);
+SELECT incbatch.create_pipeline('by_tumble_without_zone', $$
+	SELECT incbatch.tumble(d, '1 month') AS month, incbatch.tumble(ts, '3 days') AS days,
+	       incbatch.tumble(ts, '20 min') AS bin, min(v), count(*)
+	FROM events GROUP BY 1, 2, 3
+$$);
+SELECT incbatch.create_pipeline('by_expression', $$
+	SELECT v, to_char(date_trunc('hour', tstz, 'Asia/Kolkata'), 'HH24') AS hour,
+	       extract(isodow FROM date_bin('1 day', ts, '2024-01-01')) AS dow,
+	       date_trunc('day', tstz AT TIME ZONE 'Europe/Berlin') AS day, count(*), sum(v)
+	FROM events GROUP BY v, 2, 3, date_trunc('day', tstz AT TIME ZONE 'Europe/Berlin')
+$$);
+
 -- What the event time is
 SELECT pipeline, event_time FROM incbatch.pipelines ORDER BY 1;
 SELECT incbatch.create_pipeline('given', 'SELECT v, count(*) FROM events GROUP BY v', event_time => 'ts');
@@ -81,6 +98,9 @@ CALL exact('by_local');
 CALL exact('by_text');
 CALL exact('by_day_without_zone');
 CALL exact('by_month');
+CALL exact('by_tumble');
+CALL exact('by_tumble_without_zone');
+CALL exact('by_expression');
 
 -- The extreme of a day is evaluated again in the pipeline's zone.
 SET TimeZone = 'Asia/Kolkata';
@@ -101,9 +121,49 @@ CALL exact('by_hour');
 CALL exact('by_day_without_zone');
 CALL exact('by_month');
 CALL exact('by_bin');
+DELETE FROM events WHERE id IN (2002, 2003);	-- their weeks begin, or end, beyond the calendar
+CALL exact('by_tumble');
+CALL exact('by_tumble_without_zone');
+CALL exact('by_expression');
 DELETE FROM events WHERE id >= 2000;
 CALL exact('by_day');
 CALL exact('by_bin');
+CALL exact('by_tumble');
+
+-- tumble: days, weeks and months begin where date_trunc has them begin, where
+-- midnight does not exist, too; fixed sizes are those of date_bin.
+DO $$
+DECLARE
+	zone text;
+BEGIN
+	FOREACH zone IN ARRAY '{America/New_York,America/Havana,America/Sao_Paulo,Asia/Kolkata,Asia/Beirut,Africa/Cairo,Australia/Lord_Howe,Pacific/Apia}'::text[] LOOP
+		PERFORM set_config('TimeZone', zone, true);
+		ASSERT 0 = (SELECT count(*) FROM generate_series(timestamptz '2010-12-30 00:17Z', '2014-01-05', '97 min') t
+			WHERE incbatch.tumble(t, '1 day') <> date_trunc('day', t)
+			   OR incbatch.tumble(t, '1 week') <> date_trunc('week', t)
+			   OR incbatch.tumble(t, '1 month') <> date_trunc('month', t)
+			   OR incbatch.tumble(t, '3 months') <> date_trunc('quarter', t)
+			   OR incbatch.tumble(t, '10 years') <> date_trunc('decade', t)
+			   OR incbatch.tumble(t, '7 min') <> date_bin('7 min', t, '2000-01-03'::text::timestamptz)
+			   OR incbatch.tumble(t, '25 hours', '2012-02-29 13:14Z') <> date_bin('25 hours', t, '2012-02-29 13:14Z')), zone;
+	END LOOP;
+END
+$$;
+SELECT incbatch.tumble(date '2024-03-12', '2 days', '2024-03-11'), incbatch.tumble(date '1999-12-31', '1 week'),
+       incbatch.tumble(date '-infinity', '1 day'), incbatch.tumble(timestamp 'infinity', '1 hour'),
+       incbatch.tumble(NULL::timestamptz, '1 hour') IS NULL AS "null", incbatch.tumble(date '2024-01-01', NULL) IS NULL AS "null";
+SELECT incbatch.tumble(timestamp '1999-12-14 23:59', '1 month', '2024-01-15'), incbatch.tumble(timestamp '1999-12-15', '1 month', '2024-01-15');
+SELECT incbatch.tumble(now(), '1 day 12 hours');
+SELECT incbatch.tumble(now(), '1 month 1 day');
+SELECT incbatch.tumble(now(), '0');
+SELECT incbatch.tumble(now(), '-1 hour');
+SELECT incbatch.tumble(now(), '1 month', '2024-01-31');
+SELECT incbatch.tumble(now(), '1 hour', 'infinity');
+SELECT incbatch.tumble(current_date, '24 hours');
+SELECT incbatch.tumble(timestamp '4713-01-01 BC', '1000 years');
+SELECT incbatch.create_pipeline('p', $$
+	SELECT incbatch.tumble(now(), '1 day'), count(*) FROM events GROUP BY 1
+$$);
 
 -- DateStyle and IntervalStyle are stored, too.
 SET DateStyle = 'German, DMY';

@@ -45,6 +45,7 @@
 #include "decode.h"
 #include "path.h"
 #include "query.h"
+#include "source.h"
 
 /* Lines for incbatch.batches that wait to be written, in the worker's life. */
 static List *batch_log = NIL;
@@ -105,10 +106,9 @@ ib_lock_sources(IbPath *path, bool with_source)
 	PathStatements *statements = path->statements;
 	ListCell   *lc;
 
-	if (statements == NULL || statements->stale || statements->may_recompute)
+	if (statements == NULL || statements->stale || statements->query->may_recompute)
 		with_source = true;
-	if (with_source &&
-		!ConditionalLockRelationOid(path->row->source, AccessShareLock))
+	if (with_source && !ib_source_lock(path->row->source))
 		return false;
 	foreach(lc, statements == NULL ? NIL : statements->relations)
 	{
@@ -240,18 +240,19 @@ make_statements(IbPath *path)
 	ib_batch_rename_columns(path->batch);
 
 	statements->context = context;
-	statements->may_recompute = pq->may_recompute;
+	statements->query = pq;
+	statements->state_table = state_table;
 	statements->nkeys = list_length(pq->keys);
+	statements->touched = ib_delta_touched(pq, columns);
+	statements->times = ib_recompute_times(pq);
 	statements->transform_plus = ib_delta_transform(pq, columns, false);
 	statements->transform_mixed = ib_delta_transform(pq, columns, true);
 	statements->merge_plus = ib_delta_merge(pq, state_table, false);
 	statements->merge_mixed = ib_delta_merge(pq, state_table, true);
 	statements->remove = ib_delta_remove(state_table);
-	statements->recompute = ib_recompute(pq, state_table, false);
-	statements->recompute_null_keys = ib_recompute(pq, state_table, true);
-	statements->grouping_sets = pq->sets != NIL;
 	statements->without_rows = ib_delta_without_rows(pq, state_table);
 	statements->initial = ib_delta_initial(pq);
+	statements->source_relations = ib_source_relations(path->row->source);
 	statements->relations = list_make2_oid(path->row->definition,
 										   path->row->state_table);
 	statements->relations = list_concat(statements->relations, pq->relations);
@@ -290,18 +291,50 @@ touched_descriptor(IbPath *path)
 	return desc;
 }
 
-/* What the touched groups need; a count below zero is the end of trust. */
-static void
-inspect_touched(Tuplestorestate *touched, TupleDesc desc, bool *empty,
-				bool *unknown, bool *unknown_null)
+/* Touched groups to evaluate again that have the same keys NULL. */
+typedef struct UnknownGroups
+{
+	Bitmapset  *nulls;			/* numbers of these keys */
+	int64		groups;
+} UnknownGroups;
+
+static List *
+add_unknown(List *unknown, Bitmapset *nulls)
+{
+	UnknownGroups *found;
+	ListCell   *lc;
+
+	foreach(lc, unknown)
+	{
+		found = lfirst(lc);
+		if (bms_equal(found->nulls, nulls))
+		{
+			found->groups++;
+			bms_free(nulls);
+			return unknown;
+		}
+	}
+	found = palloc(sizeof(UnknownGroups));
+	found->nulls = nulls;
+	found->groups = 1;
+	return lappend(unknown, found);
+}
+
+/*
+ * What the touched groups need: are there empty ones, and which UnknownGroups.
+ * A count below zero is the end of trust.
+ */
+static List *
+inspect_touched(Tuplestorestate *touched, TupleDesc desc, bool *empty)
 {
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
+	List	   *unknown = NIL;
 
-	*empty = *unknown = *unknown_null = false;
+	*empty = false;
 	while (tuplestore_gettupleslot(touched, true, false, slot))
 	{
+		Bitmapset  *nulls = NULL;
 		int64		count;
-		bool		has_null = false;
 
 		slot_getallattrs(slot);
 		count = DatumGetInt64(slot->tts_values[1]);
@@ -311,16 +344,65 @@ inspect_touched(Tuplestorestate *touched, TupleDesc desc, bool *empty,
 					errmsg("a group would hold %lld rows", (long long) count),
 					errdetail("More rows were retracted than were ever counted."),
 					errhint("Run incbatch.rebuild_pipeline."));
-		for (int i = 3; i < desc->natts; i++)
-			has_null |= slot->tts_isnull[i];
 		if (count == 0)
+		{
 			*empty = true;
-		else if (has_null)
-			*unknown_null = true;
-		else
-			*unknown = true;
+			continue;
+		}
+		for (int i = 3; i < desc->natts; i++)
+		{
+			if (slot->tts_isnull[i])
+				nulls = bms_add_member(nulls, i - 2);
+		}
+		unknown = add_unknown(unknown, nulls);
 	}
 	ExecDropSingleTupleTableSlot(slot);
+	return unknown;
+}
+
+/* The condition on the source's time that the touched windows make, or NULL */
+static char *
+touched_times(const char *statement)
+{
+	if (SPI_execute(statement, false, 0) != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "could not find the times of the touched groups");
+	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+}
+
+/* Evaluate groups again; those that have no rows any more go. */
+static void
+evaluate_again(IbPath *path, List *unknown)
+{
+	PathStatements *statements = path->statements;
+	char	   *times = statements->times ? touched_times(statements->times) : NULL;
+	TupleDesc	keys = CreateTemplateTupleDesc(statements->nkeys);
+	Relation	rel = table_open(path->row->state_table, NoLock);
+	ListCell   *lc;
+
+	for (int i = 1; i <= statements->nkeys; i++)
+		TupleDescCopyEntry(keys, i, RelationGetDescr(rel), i);
+	table_close(rel, NoLock);
+
+	foreach(lc, unknown)
+	{
+		UnknownGroups *groups = lfirst(lc);
+		Tuplestorestate *fresh = tuplestore_begin_heap(false, false, work_mem);
+		int64		nfresh;
+
+		CHECK_FOR_INTERRUPTS();
+		nfresh = ib_run_statement(ib_recompute(statements->query, statements->state_table,
+											   groups->nulls, times),
+								  SPI_OK_INSERT_RETURNING, fresh);
+		if (nfresh < groups->groups)
+		{
+			ib_offer_relation(FRESH_RELATION, InvalidOid, keys, fresh, nfresh);
+			ib_run_statement(ib_recompute_remove(statements->query, statements->state_table,
+												 groups->nulls),
+							 SPI_OK_DELETE, NULL);
+			SPI_unregister_relation(FRESH_RELATION);
+		}
+		tuplestore_end(fresh);
+	}
 }
 
 /* A query without GROUP BY has a row even if the source is empty. */
@@ -336,73 +418,89 @@ static void
 finish_touched(IbPath *path, Tuplestorestate *touched, int64 ntouched,
 			   Meter *meter)
 {
-	PathStatements *statements = path->statements;
 	TupleDesc	desc = touched_descriptor(path);
 	bool		empty;
-	bool		unknown;
-	bool		unknown_null;
+	List	   *unknown = inspect_touched(touched, desc, &empty);
 
-	inspect_touched(touched, desc, &empty, &unknown, &unknown_null);
 	ib_offer_relation(TOUCHED_RELATION, InvalidOid, desc, touched, ntouched);
 	if (empty)
+		ib_run_statement(path->statements->remove, SPI_OK_DELETE, NULL);
+	if (unknown != NIL)
 	{
-		ib_run_statement(statements->remove, SPI_OK_DELETE, NULL);
-		ib_add_groups_without_rows(path);
-	}
-	/* with grouping sets, a key is NULL where it is not grouped */
-	if (statements->grouping_sets)
-		unknown = unknown_null = unknown || unknown_null;
-	if (unknown)
-		ib_run_statement(statements->recompute, SPI_OK_INSERT, NULL);
-	if (unknown_null)
-		ib_run_statement(statements->recompute_null_keys, SPI_OK_INSERT, NULL);
-	if (unknown || unknown_null)
+		evaluate_again(path, unknown);
 		meter->record.strategy = "recompute";
+	}
+	if (empty || unknown != NIL)
+		ib_add_groups_without_rows(path);
+}
+
+/* Find out which groups the batch touches, and evaluate them again. */
+static void
+recompute_touched(IbPath *path, Meter *meter, int64 *lap)
+{
+	Tuplestorestate *touched = tuplestore_begin_heap(false, false, work_mem);
+
+	meter->record.groups_changed =
+		ib_run_statement(path->statements->touched, SPI_OK_SELECT, touched);
+	meter->record.transform_ms = lap_ms(lap);
+	if (meter->record.groups_changed > 0)
+		finish_touched(path, touched, meter->record.groups_changed, meter);
+	tuplestore_end(touched);
+}
+
+/* Adjust the groups that the batch touches by its changes. */
+static void
+merge_delta(IbPath *path, Meter *meter, int64 *lap)
+{
+	PathStatements *statements = path->statements;
+	bool		mixed = path->batch->negatives > 0;
+	Tuplestorestate *delta = tuplestore_begin_heap(false, false, work_mem);
+
+	meter->record.groups_changed =
+		ib_run_statement(mixed ? statements->transform_mixed : statements->transform_plus,
+						 SPI_OK_SELECT, delta);
+	meter->record.transform_ms = lap_ms(lap);
+
+	ib_offer_relation(DELTA_RELATION, path->row->state_table, NULL, delta,
+					  meter->record.groups_changed);
+	if (!mixed)
+		ib_run_statement(statements->merge_plus, SPI_OK_INSERT, NULL);
+	else
+	{
+		Tuplestorestate *touched = tuplestore_begin_heap(false, false, work_mem);
+		int64		ntouched = ib_run_statement(statements->merge_mixed,
+												SPI_OK_SELECT, touched);
+
+		if (ntouched > 0)
+			finish_touched(path, touched, ntouched, meter);
+		tuplestore_end(touched);
+	}
+	tuplestore_end(delta);
 }
 
 /* Transform the batch and merge it into the state, as the owner. */
 static void
 fold_in(IbPath *path, bool truncated, Meter *meter)
 {
-	PathStatements *statements = path->statements;
 	Batch	   *batch = path->batch;
-	bool		mixed = batch->negatives > 0;
 	OwnerScope	scope;
 	int64		lap = ib_monotonic_usecs();
 
 	ib_enter_owner(path, &scope);
 	if (truncated)
 	{
-		ib_run_statement(psprintf("DELETE FROM %s", ib_query_relation_name(path->row->state_table)),
+		ib_run_statement(psprintf("DELETE FROM %s", path->statements->state_table),
 						 SPI_OK_DELETE, NULL);
 		ib_add_groups_without_rows(path);
 	}
 	if (batch->rows > 0)
 	{
-		Tuplestorestate *delta = tuplestore_begin_heap(false, false, work_mem);
-
 		ib_offer_relation(BATCH_RELATION, InvalidOid, batch->desc, batch->store,
 						  batch->rows);
-		meter->record.groups_changed =
-			ib_run_statement(mixed ? statements->transform_mixed : statements->transform_plus,
-							 SPI_OK_SELECT, delta);
-		meter->record.transform_ms = lap_ms(&lap);
-
-		ib_offer_relation(DELTA_RELATION, path->row->state_table, NULL, delta,
-						  meter->record.groups_changed);
-		if (!mixed)
-			ib_run_statement(statements->merge_plus, SPI_OK_INSERT, NULL);
+		if (path->statements->query->always_recompute)
+			recompute_touched(path, meter, &lap);
 		else
-		{
-			Tuplestorestate *touched = tuplestore_begin_heap(false, false, work_mem);
-			int64		ntouched = ib_run_statement(statements->merge_mixed,
-													SPI_OK_SELECT, touched);
-
-			if (ntouched > 0)
-				finish_touched(path, touched, ntouched, meter);
-			tuplestore_end(touched);
-		}
-		tuplestore_end(delta);
+			merge_delta(path, meter, &lap);
 	}
 	ib_leave_owner(&scope);
 	meter->record.merge_ms = lap_ms(&lap);
@@ -509,13 +607,15 @@ ib_flush_batch_log(void)
 static bool
 read_up(IbPath *path, Meter *meter)
 {
+	PipelineQuery *query = path->statements->query;
 	int64		lap = ib_monotonic_usecs();
 	XLogRecPtr	end = ib_flush_wal();
 	bool		aligned;
 
 	(void) ib_decode_upto(path->batch->frontier.decoded_lsn, false);
 	aligned = ib_decode_upto(end, true) >= end;
-	if (!aligned && path->statements->may_recompute && path->batch->negatives > 0)
+	if (!aligned && (query->always_recompute ||
+					 (query->may_recompute && path->batch->negatives > 0)))
 		aligned = ib_decode_upto(end, false) >= end;
 	meter->record.read_ms = lap_ms(&lap);
 	return aligned;
@@ -539,6 +639,8 @@ ib_begin_run(IbPath *path, bool with_source, Frontier *frontier,
 		MemoryContextSwitchTo(TopMemoryContext);
 		return false;
 	}
+	if (path->batch != NULL)
+		path->batch->changes_visible = path->batch->partition_changes;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	ib_path_prepare(path);
 	return true;
@@ -548,8 +650,11 @@ ib_begin_run(IbPath *path, bool with_source, Frontier *frontier,
 void
 ib_commit_run(IbPath *path, const Frontier *frontier)
 {
+	bool		new_partitions = frontier->partitions != (Datum) 0 &&
+		frontier->partitions != path->batch->frontier.partitions;
+
+	ib_catalog_store_frontier(path->row->path, frontier, new_partitions);
 	ib_batch_set_frontier(path->batch, frontier);
-	ib_catalog_store_frontier(path->row->path, frontier);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);
@@ -608,6 +713,7 @@ ib_path_run(IbPath *path, const char *reason, bool store)
 	if (!ib_begin_run(path, false, &frontier, &horizon))
 		return false;
 	frontier.aligned = read_up(path, &meter);
+	store |= ib_partitions_follow(path->batch, &frontier);
 	if (path->batch->lost)
 	{
 		ib_leave_run();

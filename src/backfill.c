@@ -32,6 +32,7 @@
 #include "decode.h"
 #include "path.h"
 #include "query.h"
+#include "source.h"
 
 #define PROGRESS_INTERVAL_MS 250
 
@@ -40,21 +41,26 @@ static TimeoutId progress_timeout;
 
 /* The scan that is being watched, while a backfill runs. */
 static IbPath *watched = NULL;
-static Instrumentation *watched_scan = NULL;
+static Instrumentation **watched_scans = NULL;
+static int	nwatched_scans = 0;
 
 /* In a signal handler: only reads and atomic writes. */
 static void
 note_progress(void)
 {
-	if (watched != NULL && watched_scan != NULL)
-		pg_atomic_write_u64(&watched->shared->backfill_rows_done,
-							(uint64) (watched_scan->ntuples +
-									  watched_scan->tuplecount +
-									  watched_scan->nfiltered1));
+	double		rows = 0;
+
+	if (watched == NULL)
+		return;
+	for (int i = 0; i < nwatched_scans; i++)
+		rows += watched_scans[i]->ntuples + watched_scans[i]->tuplecount +
+			watched_scans[i]->nfiltered1;
+	pg_atomic_write_u64(&watched->shared->backfill_rows_done, (uint64) rows);
 }
 
+/* A partitioned source has a scan for each leaf. */
 static bool
-find_scan(PlanState *node, Oid *source)
+find_scans(PlanState *node, List *relations)
 {
 	switch (nodeTag(node))
 	{
@@ -62,16 +68,15 @@ find_scan(PlanState *node, Oid *source)
 		case T_IndexScanState:
 		case T_IndexOnlyScanState:
 		case T_BitmapHeapScanState:
-			if (RelationGetRelid(((ScanState *) node)->ss_currentRelation) == *source)
-			{
-				watched_scan = node->instrument;
-				return true;
-			}
+			if (nwatched_scans < list_length(relations) &&
+				list_member_oid(relations,
+								RelationGetRelid(((ScanState *) node)->ss_currentRelation)))
+				watched_scans[nwatched_scans++] = node->instrument;
 			break;
 		default:
 			break;
 	}
-	return planstate_tree_walker(node, find_scan, source);
+	return planstate_tree_walker(node, find_scans, relations);
 }
 
 static void
@@ -83,8 +88,8 @@ watch_executor_start(QueryDesc *desc, int eflags)
 		prev_executor_start(desc, eflags);
 	else
 		standard_ExecutorStart(desc, eflags);
-	if (watched != NULL && watched_scan == NULL)
-		(void) find_scan(desc->planstate, &watched->row->source);
+	if (watched != NULL && nwatched_scans == 0)
+		(void) find_scans(desc->planstate, watched->statements->source_relations);
 }
 
 /* Called once by the worker. */
@@ -99,14 +104,24 @@ ib_backfill_init(void)
 static double
 estimate_rows(Oid source)
 {
-	Relation	rel = table_open(source, AccessShareLock);
-	BlockNumber pages;
-	double		rows;
-	double		all_visible;
+	double		total = 0;
+	ListCell   *lc;
 
-	estimate_rel_size(rel, NULL, &pages, &rows, &all_visible);
-	table_close(rel, NoLock);
-	return rows;
+	foreach(lc, ib_source_relations(source))
+	{
+		Relation	rel = table_open(lfirst_oid(lc), AccessShareLock);
+		BlockNumber pages;
+		double		rows;
+		double		all_visible;
+
+		if (rel->rd_rel->relkind == RELKIND_RELATION)
+		{
+			estimate_rel_size(rel, NULL, &pages, &rows, &all_visible);
+			total += rows;
+		}
+		table_close(rel, NoLock);
+	}
+	return total;
 }
 
 /* Evaluate the query over the source into a tuplestore. */
@@ -117,7 +132,9 @@ evaluate(IbPath *path, Tuplestorestate *result)
 
 	pg_atomic_write_u64(&path->shared->backfill_rows_total,
 						(uint64) estimate_rows(path->row->source));
-	watched_scan = NULL;
+	nwatched_scans = 0;
+	watched_scans = palloc(sizeof(Instrumentation *) *
+						   list_length(path->statements->source_relations));
 	watched = path;
 	enable_timeout_every(progress_timeout,
 						 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
@@ -169,7 +186,7 @@ set_state(IbPath *path, PathState state)
 
 /*
  * Backfill a path.  False: not now; a transaction that lingers between commit
- * record and visibility, or a lock, is in the way.
+ * record and visibility, or a lock, is in the way, or the batch is lost.
  */
 bool
 ib_path_backfill(IbPath *path)
@@ -187,12 +204,14 @@ ib_path_backfill(IbPath *path)
 		return false;
 	frontier.aligned = true;
 	(void) ib_decode_upto(ib_flush_wal(), false);
-	if (ib_frontier_commits_lingering(GetActiveSnapshot(),
+	if (path->batch->lost != NULL ||
+		ib_frontier_commits_lingering(GetActiveSnapshot(),
 									  ib_batch_has_transaction, path->batch))
 	{
 		ib_leave_run();
 		return false;
 	}
+	ib_partitions_start(path->batch, &frontier);
 	(void) ib_batch_settle(path->batch, GetActiveSnapshot(), &held);
 	ib_find_frontier(path, &held, &frontier);
 	fill(path);

@@ -21,6 +21,7 @@
 
 #include "access/htup_details.h"
 #include "access/tupdesc.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
@@ -74,6 +75,15 @@ batch_descriptor(TupleDesc source)
 	return desc;
 }
 
+static void
+free_frontier(Frontier *frontier)
+{
+	if (frontier->snapshot)
+		pfree(DatumGetPointer(frontier->snapshot));
+	if (frontier->partitions)
+		pfree(DatumGetPointer(frontier->partitions));
+}
+
 /* Start to collect what changes in a source. */
 Batch *
 ib_batch_create(Relation source, const Bitmapset *needed, bool append_only,
@@ -90,15 +100,17 @@ ib_batch_create(Relation source, const Bitmapset *needed, bool append_only,
 	old = MemoryContextSwitchTo(batch_context);
 	batch = palloc0(sizeof(Batch));
 	batch->source = RelationGetRelid(source);
+	batch->partitioned = source->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
+	ib_batch_note_partitions(batch);
 	batch->append_only = append_only;
 	batch->desc = batch_descriptor(RelationGetDescr(source));
 	batch->needed = palloc(sizeof(AttrNumber) * natts);
-	batch->varlena = palloc(sizeof(AttrNumber) * natts);
+	batch->varlena = palloc(sizeof(int) * natts);
 	while ((attnum = bms_next_member(needed, attnum)) >= 0)
 	{
-		batch->needed[batch->nneeded++] = attnum;
 		if (TupleDescAttr(batch->desc, attnum - 1)->attlen == -1)
-			batch->varlena[batch->nvarlena++] = attnum;
+			batch->varlena[batch->nvarlena++] = batch->nneeded;
+		batch->needed[batch->nneeded++] = attnum;
 	}
 	batch->row_values = palloc0(sizeof(Datum) * batch->desc->natts);
 	batch->row_nulls = palloc(sizeof(bool) * batch->desc->natts);
@@ -123,8 +135,9 @@ ib_batch_destroy(Batch *batch)
 	pfree(batch->varlena);
 	pfree(batch->row_values);
 	pfree(batch->row_nulls);
-	if (batch->frontier.snapshot)
-		pfree(DatumGetPointer(batch->frontier.snapshot));
+	if (batch->new_links)
+		pfree(batch->new_links);
+	free_frontier(&batch->frontier);
 	pfree(batch);
 }
 
@@ -138,9 +151,44 @@ ib_batch_set_frontier(Batch *batch, const Frontier *frontier)
 	batch->frontier = *frontier;
 	if (frontier->snapshot)
 		batch->frontier.snapshot = datumCopy(frontier->snapshot, false, -1);
+	if (frontier->partitions)
+		batch->frontier.partitions = datumCopy(frontier->partitions, false, -1);
 	MemoryContextSwitchTo(old);
-	if (previous.snapshot)
-		pfree(DatumGetPointer(previous.snapshot));
+	free_frontier(&previous);
+}
+
+/* The changes can no longer be trusted; the first reason counts. */
+void
+ib_batch_lose(Batch *batch, const char *reason)
+{
+	if (batch->lost == NULL)
+		batch->lost = MemoryContextStrdup(batch_context, reason);
+}
+
+/* The partitions may no longer be those of the frontier. */
+void
+ib_batch_note_partitions(Batch *batch)
+{
+	if (batch->partitioned)
+		batch->partition_changes++;
+}
+
+/* Rows came by a link that the frontier does not have. */
+void
+ib_batch_add_link(Batch *batch, uint64 link)
+{
+	if (batch->nnew_links == batch->max_new_links)
+	{
+		batch->max_new_links = Max(16, batch->max_new_links * 2);
+		if (batch->new_links == NULL)
+			batch->new_links = MemoryContextAlloc(batch_context,
+												  sizeof(uint64) * batch->max_new_links);
+		else
+			batch->new_links = repalloc(batch->new_links,
+										sizeof(uint64) * batch->max_new_links);
+	}
+	batch->new_links[batch->nnew_links++] = link;
+	ib_batch_note_partitions(batch);
 }
 
 /* The source's columns may have new names; their numbers never change. */

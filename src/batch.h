@@ -32,11 +32,12 @@ typedef struct Batch
 {
 	/* what is collected; fixed for the batch's life */
 	Oid			source;
+	bool		partitioned;
 	bool		append_only;
 	TupleDesc	desc;			/* source's columns, then the weight */
 	AttrNumber *needed;			/* columns that the query reads */
 	int			nneeded;
-	AttrNumber *varlena;		/* those of them that may be out of line */
+	int		   *varlena;		/* positions of those that may be out of line */
 	int			nvarlena;
 	Frontier	frontier;		/* what the path contains already */
 
@@ -50,16 +51,19 @@ typedef struct Batch
 	char	   *lost;			/* why the changes cannot be trusted, or NULL */
 	bool		stuck;			/* the last run left it full: it waits for others */
 
+	/* partitions that are not yet those of the frontier (partition.c) */
+	uint32		partition_changes;	/* told by relcache invalidation */
+	uint32		changes_visible;	/* of these, to the run's snapshot */
+	uint32		changes_followed;	/* of these, compared with the frontier */
+	uint64	   *new_links;		/* by which rows came */
+	int			nnew_links;
+	int			max_new_links;
+
 	/* the transaction, or chunk of one, being decoded (collect.c) */
 	BatchTransaction current;
 	struct StreamPart *part;	/* where rows go while it is streamed */
 	bool		skip;			/* not wanted */
 	bool		touched;		/* has changes of the source */
-	bool		checked;		/* source has been looked at, */
-	char		identity;		/* when it had this replica identity */
-	Oid			identity_index;
-	bool		full_old_rows;	/* old rows carry every column */
-	bool		old_rows_suffice;	/* old rows carry what is needed */
 	Datum	   *row_values;		/* the row being put */
 	bool	   *row_nulls;
 } Batch;
@@ -70,6 +74,9 @@ extern void ib_batch_destroy(Batch *batch);
 extern void ib_batch_empty(Batch *batch);
 extern void ib_batch_set_frontier(Batch *batch, const Frontier *frontier);
 extern void ib_batch_rename_columns(Batch *batch);
+extern void ib_batch_lose(Batch *batch, const char *reason);
+extern void ib_batch_note_partitions(Batch *batch);
+extern void ib_batch_add_link(Batch *batch, uint64 link);
 extern bool ib_batch_settle(Batch *batch, Snapshot snapshot, Batch *held);
 extern void ib_batch_finish(Batch *batch, Batch *held);
 extern bool ib_batch_has_transaction(TransactionId xid, void *arg);
@@ -86,7 +93,7 @@ extern bool ib_batch_is_full(const Batch *batch);
 
 extern bool ib_batches_full(void);
 extern bool ib_batches_streaming(void);
-extern void ib_batches_forget_streams(void);
+extern void ib_batches_restart(void);
 extern uint64 ib_batches_rows_decoded(void);
 
 /* collect.c: called by the output plugin, for all batches */
@@ -96,7 +103,7 @@ extern void ib_batches_insert(Relation rel, HeapTuple newtuple);
 extern void ib_batches_update(Relation rel, HeapTuple oldtuple,
 							  HeapTuple newtuple);
 extern void ib_batches_delete(Relation rel, HeapTuple oldtuple);
-extern void ib_batches_truncate(Relation rel);
+extern void ib_batches_truncate(int nrelations, Relation *relations);
 extern void ib_batches_commit(void);
 extern void ib_batches_stream_start(TransactionId xid);
 extern void ib_batches_stream_stop(void);

@@ -67,7 +67,8 @@ extern bool ib_catalog_exists(void);
 extern List *ib_catalog_paths(void);
 extern int32 ib_catalog_find_pipeline(text *name, Oid *relation, bool missing_ok);
 extern void ib_catalog_set_state(int32 path, PathState state, const char *error);
-extern void ib_catalog_store_frontier(int32 path, const Frontier *frontier);
+extern void ib_catalog_store_frontier(int32 path, const Frontier *frontier,
+									  bool new_partitions);
 extern bool ib_catalog_fetch_frontier(int32 path, Frontier *frontier);
 extern void ib_catalog_log_batches(List *records);
 extern bool ib_catalog_slot_is_at_home(void);

@@ -2,6 +2,8 @@
  * collect.c
  *	  From a decoded change to rows of the batches that want it.
  *
+ * Which batches want it, feed.c knows.
+ *
  * Called by the output plugin, in the middle of decoding: nothing here reads
  * a user's table, writes, or fails because of one pipeline.  What makes the
  * changes of a source unreliable (old values missing, a column of another
@@ -22,28 +24,17 @@
 
 #include "access/detoast.h"
 #include "access/htup_details.h"
-#include "access/sysattr.h"
-#include "catalog/pg_class.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
-#include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/relcache.h"
 #include "utils/tuplestore.h"
 
-#include "batch.h"
+#include "source.h"
 
 /* A longer row is taken apart, to keep only what is needed of it. */
 #define MAX_WHOLE_ROW 256
-
-/* The batches that listen to one source. */
-typedef struct Listeners
-{
-	Oid			source;			/* hash key */
-	List	   *batches;
-} Listeners;
 
 /* Consecutive rows of a stream that share their fate. */
 typedef struct Run
@@ -72,8 +63,6 @@ typedef struct Stream
 
 static MemoryContext collect_context = NULL;	/* life of the worker */
 static MemoryContext change_context = NULL; /* reset after each change */
-static HTAB *listeners = NULL;
-static Listeners *last_listeners = NULL;
 static List *all_batches = NIL;
 static List *streams = NIL;
 static Stream *open_stream = NULL;	/* the one a chunk is arriving of */
@@ -94,33 +83,19 @@ static bool old_nulls[MaxTupleAttributeNumber];
 void
 ib_collect_add(Batch *batch)
 {
-	Listeners  *entry;
-	bool		found;
 	MemoryContext old;
 
-	if (listeners == NULL)
+	if (collect_context == NULL)
 	{
-		HASHCTL		ctl = {
-			.keysize = sizeof(Oid),
-			.entrysize = sizeof(Listeners),
-		};
-
 		collect_context = AllocSetContextCreate(TopMemoryContext, "incbatch collecting",
 												ALLOCSET_DEFAULT_SIZES);
 		change_context = AllocSetContextCreate(TopMemoryContext, "incbatch change",
 											   ALLOCSET_DEFAULT_SIZES);
-		ctl.hcxt = collect_context;
-		listeners = hash_create("incbatch sources", 16, &ctl,
-								HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
 	old = MemoryContextSwitchTo(collect_context);
-	entry = hash_search(listeners, &batch->source, HASH_ENTER, &found);
-	if (!found)
-		entry->batches = NIL;
-	entry->batches = lappend(entry->batches, batch);
 	all_batches = lappend(all_batches, batch);
 	MemoryContextSwitchTo(old);
-	last_listeners = NULL;
+	ib_feeds_reset();
 }
 
 static void
@@ -136,13 +111,11 @@ free_part(StreamPart *part)
 void
 ib_collect_remove(Batch *batch)
 {
-	Listeners  *entry = hash_search(listeners, &batch->source, HASH_FIND, NULL);
 	ListCell   *lc;
 	ListCell   *lp;
 
-	entry->batches = list_delete_ptr(entry->batches, batch);
 	all_batches = list_delete_ptr(all_batches, batch);
-	last_listeners = NULL;
+	ib_feeds_reset();
 	foreach(lc, streams)
 	{
 		Stream	   *stream = lfirst(lc);
@@ -205,7 +178,6 @@ ib_batches_begin(TransactionId xid, XLogRecPtr commit_lsn,
 			.truncated_at = -1,
 		};
 		batch->touched = false;
-		batch->checked = false;
 		batch->skip = batch->lost != NULL ||
 			ib_frontier_includes(&batch->frontier, xid, commit_lsn);
 	}
@@ -257,13 +229,25 @@ ib_batches_streaming(void)
 	return streams != NIL;
 }
 
-/* The decoder is opened anew: what was streamed is streamed again. */
+/* The decoder is opened anew: all is told again, and streamed again. */
 void
-ib_batches_forget_streams(void)
+ib_batches_restart(void)
 {
+	ListCell   *lc;
+
 	while (streams != NIL)
 		end_stream(linitial(streams));
 	open_stream = NULL;
+	foreach(lc, all_batches)
+	{
+		Batch	   *batch = lfirst(lc);
+
+		ib_batch_empty(batch);
+		batch->nnew_links = 0;
+		ib_batch_note_partitions(batch);
+	}
+	ib_partitions_forget_joined();
+	ib_feeds_reset();
 }
 
 /* A chunk of a large transaction follows. */
@@ -286,7 +270,6 @@ ib_batches_stream_start(TransactionId xid)
 	{
 		Batch	   *batch = lfirst(lc);
 
-		batch->checked = false;
 		batch->skip = batch->lost != NULL;
 		batch->part = NULL;
 	}
@@ -423,61 +406,11 @@ ib_batches_stream_commit(TransactionId xid, XLogRecPtr commit_lsn,
 static void
 mark_lost(Batch *batch, const char *reason)
 {
-	char	  **lost = batch->part ? &batch->part->lost : &batch->lost;
-
-	if (*lost == NULL)
-		*lost = MemoryContextStrdup(collect_context, reason);
+	if (batch->part == NULL)
+		ib_batch_lose(batch, reason);
+	else if (batch->part->lost == NULL)
+		batch->part->lost = MemoryContextStrdup(collect_context, reason);
 	batch->skip = true;
-}
-
-static Oid
-identity_index(Relation rel)
-{
-	return rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL ?
-		InvalidOid : RelationGetReplicaIndex(rel);
-}
-
-/*
- * At the first change of a transaction or chunk, and when the replica identity
- * changes within it: is the source still what the batch was made for, and what
- * will its old rows tell?  The relation is that of the time of the change.
- */
-static void
-check_source(Batch *batch, Relation rel)
-{
-	TupleDesc	desc = RelationGetDescr(rel);
-	Bitmapset  *identity;
-
-	batch->checked = true;
-	batch->identity = rel->rd_rel->relreplident;
-	batch->identity_index = identity_index(rel);
-	batch->touched = true;
-	for (int i = 0; i < batch->nneeded; i++)
-	{
-		AttrNumber	attnum = batch->needed[i];
-
-		if (attnum > desc->natts ||
-			TupleDescAttr(desc, attnum - 1)->attisdropped ||
-			TupleDescAttr(desc, attnum - 1)->atttypid !=
-			TupleDescAttr(batch->desc, attnum - 1)->atttypid)
-		{
-			mark_lost(batch, psprintf("a column that the query reads changed its type or is gone from table \"%s\"",
-									  RelationGetRelationName(rel)));
-			return;
-		}
-	}
-
-	batch->full_old_rows = batch->identity == REPLICA_IDENTITY_FULL;
-	batch->old_rows_suffice = true;
-	if (batch->full_old_rows)
-		return;
-	identity = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_IDENTITY_KEY);
-	for (int i = 0; i < batch->nneeded; i++)
-	{
-		if (!bms_is_member(batch->needed[i] - FirstLowInvalidHeapAttributeNumber, identity))
-			batch->old_rows_suffice = false;
-	}
-	bms_free(identity);
 }
 
 /* In a stream: where the rows of the current subtransaction are counted. */
@@ -508,37 +441,41 @@ current_run(Batch *batch, bool truncate)
 	return run;
 }
 
-/* The batches that want this transaction's changes of a relation. */
-static List *
-batches_of(Relation rel)
+/* At the first row of a relation, and when something changed. */
+static void
+take_in(Intake *intake)
 {
-	Oid			relid = RelationGetRelid(rel);
+	if (intake->lost)
+	{
+		mark_lost(intake->batch, intake->lost);
+		return;
+	}
+	ib_partitions_note_source(intake->batch, intake->links, intake->nlinks);
+	intake->noted = true;
+}
+
+/* Those who may want this transaction's changes of a relation. */
+static List *
+intakes_of(Relation rel)
+{
+	List	   *intakes = ib_feed_intakes(rel, all_batches);
 	ListCell   *lc;
 
 	rows_decoded++;
-	if (last_listeners == NULL || last_listeners->source != relid)
+	foreach(lc, intakes)
 	{
-		Listeners  *entry = listeners == NULL ? NULL :
-			hash_search(listeners, &relid, HASH_FIND, NULL);
-
-		if (entry == NULL)
-			return NIL;
-		last_listeners = entry;
-	}
-	foreach(lc, last_listeners->batches)
-	{
-		Batch	   *batch = lfirst(lc);
+		Intake	   *intake = lfirst(lc);
+		Batch	   *batch = intake->batch;
 
 		if (batch->skip)
 			continue;
+		batch->touched = true;
 		if (open_stream != NULL && batch->part == NULL)
 			(void) current_run(batch, false);
-		if (!batch->checked ||
-			batch->identity != rel->rd_rel->relreplident ||
-			batch->identity_index != identity_index(rel))
-			check_source(batch, rel);
+		if (!intake->noted)
+			take_in(intake);
 	}
-	return last_listeners->batches;
+	return intakes;
 }
 
 /*
@@ -568,11 +505,13 @@ keepable(Datum *value)
  * the same UPDATE.
  */
 static bool
-complete_row(Batch *batch, Datum *values, const bool *nulls, bool have_old)
+complete_row(Intake *intake, Datum *values, const bool *nulls, bool have_old)
 {
+	Batch	   *batch = intake->batch;
+
 	for (int n = 0; n < batch->nvarlena; n++)
 	{
-		int			i = batch->varlena[n] - 1;
+		int			i = intake->columns[batch->varlena[n]] - 1;
 
 		if (nulls[i] || keepable(&values[i]))
 			continue;
@@ -609,14 +548,17 @@ store_for_row(Batch *batch, int weight)
 
 /* Put one row of the given weight; needed columns only. */
 static void
-put_row(Batch *batch, const Datum *values, const bool *nulls, int weight)
+put_row(Intake *intake, const Datum *values, const bool *nulls, int weight)
 {
+	Batch	   *batch = intake->batch;
+
 	for (int n = 0; n < batch->nneeded; n++)
 	{
-		int			i = batch->needed[n] - 1;
+		int			from = intake->columns[n] - 1;
+		int			to = batch->needed[n] - 1;
 
-		batch->row_values[i] = values[i];
-		batch->row_nulls[i] = nulls[i];
+		batch->row_values[to] = values[from];
+		batch->row_nulls[to] = nulls[from];
 	}
 	batch->row_values[batch->desc->natts - 1] = Int32GetDatum(weight);
 	tuplestore_putvalues(store_for_row(batch, weight), batch->desc,
@@ -630,21 +572,26 @@ put_row(Batch *batch, const Datum *values, const bool *nulls, int weight)
  * here.
  */
 static bool
-can_keep_whole(Batch *batch, HeapTuple tuple)
+can_keep_whole(Intake *intake, HeapTuple tuple)
 {
-	return HeapTupleHeaderGetNatts(tuple->t_data) == batch->desc->natts - 1 &&
+	Batch	   *batch = intake->batch;
+
+	return intake->whole &&
+		HeapTupleHeaderGetNatts(tuple->t_data) == batch->desc->natts - 1 &&
 		!HeapTupleHasExternal(tuple) &&
 		batch->nneeded * 2 >= batch->desc->natts - 1 &&
 		tuple->t_len <= MAX_WHOLE_ROW;
 }
 
 static bool
-same_row(Batch *batch)
+same_row(Intake *intake)
 {
+	Batch	   *batch = intake->batch;
+
 	for (int n = 0; n < batch->nneeded; n++)
 	{
-		int			i = batch->needed[n] - 1;
-		Form_pg_attribute att = TupleDescAttr(batch->desc, i);
+		int			i = intake->columns[n] - 1;
+		Form_pg_attribute att = TupleDescAttr(batch->desc, batch->needed[n] - 1);
 
 		if (old_nulls[i] != new_nulls[i])
 			return false;
@@ -674,25 +621,26 @@ ib_batches_subtransaction(TransactionId subxid)
 void
 ib_batches_insert(Relation rel, HeapTuple newtuple)
 {
-	List	   *batches = batches_of(rel);
+	List	   *intakes = intakes_of(rel);
 	ListCell   *lc;
 
-	if (batches == NIL)
+	if (intakes == NIL)
 		return;
-	foreach(lc, batches)
+	foreach(lc, intakes)
 	{
-		Batch	   *batch = lfirst(lc);
+		Intake	   *intake = lfirst(lc);
+		Batch	   *batch = intake->batch;
 
 		if (batch->skip)
 			continue;
-		if (can_keep_whole(batch, newtuple))
+		if (can_keep_whole(intake, newtuple))
 		{
 			tuplestore_puttuple(store_for_row(batch, 1), newtuple);
 			continue;
 		}
 		heap_deform_tuple(newtuple, RelationGetDescr(rel), new_values, new_nulls);
-		if (complete_row(batch, new_values, new_nulls, false))
-			put_row(batch, new_values, new_nulls, 1);
+		if (complete_row(intake, new_values, new_nulls, false))
+			put_row(intake, new_values, new_nulls, 1);
 		else
 			mark_lost(batch, "an inserted row arrived without a value that is stored out of line");
 	}
@@ -700,45 +648,47 @@ ib_batches_insert(Relation rel, HeapTuple newtuple)
 }
 
 static void
-update_one(Batch *batch, Relation rel, bool have_old)
+update_one(Intake *intake, Relation rel, bool have_old)
 {
+	Batch	   *batch = intake->batch;
+
 	if (batch->append_only)
 		mark_lost(batch, psprintf("table \"%s\" was updated although the pipeline says append_only",
 								  RelationGetRelationName(rel)));
-	else if (!batch->old_rows_suffice)
+	else if (!intake->old_rows_suffice)
 		mark_lost(batch, psprintf("an UPDATE of table \"%s\" came without its old values; %s",
 								  RelationGetRelationName(rel), identity_hint(rel)));
-	else if (!have_old && !batch->full_old_rows)
+	else if (!have_old && !intake->full_old_rows)
 		return;					/* the identity, which is all we read, stayed */
 	else if (!have_old ||
-			 !complete_row(batch, old_values, old_nulls, false) ||
-			 !complete_row(batch, new_values, new_nulls, true))
+			 !complete_row(intake, old_values, old_nulls, false) ||
+			 !complete_row(intake, new_values, new_nulls, true))
 		mark_lost(batch, psprintf("an UPDATE of table \"%s\" came without a value that is stored out of line",
 								  RelationGetRelationName(rel)));
-	else if (!same_row(batch))
+	else if (!same_row(intake))
 	{
-		put_row(batch, old_values, old_nulls, -1);
-		put_row(batch, new_values, new_nulls, 1);
+		put_row(intake, old_values, old_nulls, -1);
+		put_row(intake, new_values, new_nulls, 1);
 	}
 }
 
 void
 ib_batches_update(Relation rel, HeapTuple oldtuple, HeapTuple newtuple)
 {
-	List	   *batches = batches_of(rel);
+	List	   *intakes = intakes_of(rel);
 	ListCell   *lc;
 
-	if (batches == NIL)
+	if (intakes == NIL)
 		return;
 	heap_deform_tuple(newtuple, RelationGetDescr(rel), new_values, new_nulls);
 	if (oldtuple != NULL)
 		heap_deform_tuple(oldtuple, RelationGetDescr(rel), old_values, old_nulls);
-	foreach(lc, batches)
+	foreach(lc, intakes)
 	{
-		Batch	   *batch = lfirst(lc);
+		Intake	   *intake = lfirst(lc);
 
-		if (!batch->skip)
-			update_one(batch, rel, oldtuple != NULL);
+		if (!intake->batch->skip)
+			update_one(intake, rel, oldtuple != NULL);
 	}
 	MemoryContextReset(change_context);
 }
@@ -746,22 +696,23 @@ ib_batches_update(Relation rel, HeapTuple oldtuple, HeapTuple newtuple)
 void
 ib_batches_delete(Relation rel, HeapTuple oldtuple)
 {
-	List	   *batches = batches_of(rel);
+	List	   *intakes = intakes_of(rel);
 	ListCell   *lc;
 
-	if (batches == NIL)
+	if (intakes == NIL)
 		return;
 	if (oldtuple != NULL)
 		heap_deform_tuple(oldtuple, RelationGetDescr(rel), old_values, old_nulls);
-	foreach(lc, batches)
+	foreach(lc, intakes)
 	{
-		Batch	   *batch = lfirst(lc);
+		Intake	   *intake = lfirst(lc);
+		Batch	   *batch = intake->batch;
 
 		if (batch->skip || batch->append_only)
 			continue;
-		if (oldtuple != NULL && batch->old_rows_suffice &&
-			complete_row(batch, old_values, old_nulls, false))
-			put_row(batch, old_values, old_nulls, -1);
+		if (oldtuple != NULL && intake->old_rows_suffice &&
+			complete_row(intake, old_values, old_nulls, false))
+			put_row(intake, old_values, old_nulls, -1);
 		else
 			mark_lost(batch, psprintf("a DELETE from table \"%s\" came without its old values; %s",
 									  RelationGetRelationName(rel), identity_hint(rel)));
@@ -769,20 +720,46 @@ ib_batches_delete(Relation rel, HeapTuple oldtuple)
 	MemoryContextReset(change_context);
 }
 
+static bool
+truncates_source(Batch *batch, int nrelations, Relation *relations)
+{
+	for (int i = 0; i < nrelations; i++)
+	{
+		if (RelationGetRelid(relations[i]) == batch->source)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Tables were truncated together.  A batch whose whole source is among them
+ * begins anew; the rows of a single partition cannot be told from the others.
+ */
 void
-ib_batches_truncate(Relation rel)
+ib_batches_truncate(int nrelations, Relation *relations)
 {
 	ListCell   *lc;
 
-	foreach(lc, batches_of(rel))
+	for (int i = 0; i < nrelations; i++)
 	{
-		Batch	   *batch = lfirst(lc);
+		Oid			relid = RelationGetRelid(relations[i]);
 
-		if (batch->skip || batch->append_only)
-			continue;
-		if (open_stream != NULL)
-			(void) current_run(batch, true);
-		else
-			batch->current.truncated_at = batch->current.rows;
+		foreach(lc, intakes_of(relations[i]))
+		{
+			Batch	   *batch = ((Intake *) lfirst(lc))->batch;
+
+			if (batch->skip || batch->append_only)
+				continue;
+			if (batch->source != relid)
+			{
+				if (!truncates_source(batch, nrelations, relations))
+					mark_lost(batch, psprintf("partition \"%s\" was truncated",
+											  RelationGetRelationName(relations[i])));
+			}
+			else if (open_stream != NULL)
+				(void) current_run(batch, true);
+			else
+				batch->current.truncated_at = batch->current.rows;
+		}
 	}
 }

@@ -45,6 +45,15 @@
 	ReplicationSlotAcquire(name, false)
 #endif
 
+/* LogLogicalMessage: "flush" came with 17. */
+#if PG_VERSION_NUM >= 170000
+#define ib_log_message(prefix, message, size, transactional) \
+	LogLogicalMessage(prefix, message, size, transactional, false)
+#else
+#define ib_log_message(prefix, message, size, transactional) \
+	LogLogicalMessage(prefix, message, size, transactional)
+#endif
+
 /* object_ownercheck replaced one function a kind of object in 16. */
 #if PG_VERSION_NUM >= 160000
 #define ib_relation_ownercheck(relid, roleid) \

@@ -16,6 +16,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "commands/extension.h"
 #include "commands/defrem.h"
@@ -26,11 +27,13 @@
 #include "parser/parse_relation.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 #include "utils/varlena.h"
 
 #include "functions.h"
 #include "path.h"
 #include "query.h"
+#include "source.h"
 
 PG_FUNCTION_INFO_V1(ib_create_pipeline);
 
@@ -133,38 +136,8 @@ create_definition(RangeVar *name, const char *query)
 	return address.objectId;
 }
 
-/*
- * Old values must come with each UPDATE and DELETE, or the pipeline could not
- * take a row out again.
- */
-static void
-check_replica_identity(PipelineQuery *pq)
-{
-	Relation	rel = table_open(pq->source, AccessShareLock);
-	bool		told = rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL;
-
-	if (!told)
-	{
-		Bitmapset  *identity = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_IDENTITY_KEY);
-		int			attnum = -1;
-
-		told = true;
-		while ((attnum = bms_next_member(pq->needed, attnum)) >= 0)
-			told = told && bms_is_member(attnum - FirstLowInvalidHeapAttributeNumber, identity);
-	}
-	if (!told)
-		ereport(ERROR,
-				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				errmsg("the replica identity of table \"%s\" does not tell old values",
-					   RelationGetRelationName(rel)),
-				errdetail("After an UPDATE or DELETE the pipeline could not take the old row out of its group."),
-				errhint("Run ALTER TABLE %s REPLICA IDENTITY FULL; or pass append_only => true if the table only ever gets INSERTs.",
-						ib_query_relation_name(pq->source)));
-	table_close(rel, NoLock);
-}
-
-/* The column with the event time: as given, or that of the window. */
-static char *
+/* The column with the event time: as given, or that of the window; 0: none. */
+static AttrNumber
 find_event_time(FunctionCallInfo fcinfo, PipelineQuery *pq)
 {
 	char	   *name;
@@ -172,7 +145,7 @@ find_event_time(FunctionCallInfo fcinfo, PipelineQuery *pq)
 	Oid			type;
 
 	if (PG_ARGISNULL(ARG_EVENT_TIME))
-		return pq->event_time;
+		return ib_watermark_event_time(pq);
 	name = text_to_cstring(PG_GETARG_TEXT_PP(ARG_EVENT_TIME));
 	attnum = get_attnum(pq->source, name);
 	if (attnum <= 0)
@@ -188,7 +161,7 @@ find_event_time(FunctionCallInfo fcinfo, PipelineQuery *pq)
 				errmsg("event_time column \"%s\" is of type %s",
 					   name, format_type_be(type)),
 				errhint("It must be a timestamp, timestamp with time zone or date."));
-	return name;
+	return attnum;
 }
 
 static Datum
@@ -226,14 +199,19 @@ create_relations(PipelineQuery *pq, const char *state_table, const char *view)
 	SPI_finish();
 }
 
-/* Whoever may not read the tables of the query learns it now. */
+/*
+ * Whoever may not read the tables of the query learns it now, and so does who
+ * wrote a query whose parts cannot be evaluated apart.
+ */
 static void
-check_query_runs(const char *definition)
+check_query_runs(PipelineQuery *pq, const char *definition)
 {
 	int			code;
 
 	SPI_connect();
 	code = SPI_execute(psprintf("SELECT * FROM %s LIMIT 0", definition), true, 0);
+	if (code == SPI_OK_SELECT)
+		code = SPI_execute(psprintf("SELECT * FROM (%s) q LIMIT 0", ib_delta_initial(pq)), true, 0);
 	if (code != SPI_OK_SELECT)
 		elog(ERROR, "%s", SPI_result_code_string(code));
 	SPI_finish();
@@ -266,8 +244,8 @@ static void
 insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 				Oid definition, Oid state_table)
 {
-	char	   *event_time = find_event_time(fcinfo, pq);
-	Oid			types[] = {OIDOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, TEXTOID,
+	AttrNumber	event_time = find_event_time(fcinfo, pq);
+	Oid			types[] = {OIDOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, INT2OID,
 	INTERVALOID, BOOLOID, BOOLOID, TEXTOID, OIDOID};
 	Datum		values[] = {
 		ObjectIdGetDatum(relation),
@@ -275,16 +253,17 @@ insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 		ObjectIdGetDatum(pq->source),
 		PG_GETARG_DATUM(ARG_QUERY),
 		current_settings(),
-		event_time ? CStringGetTextDatum(event_time) : (Datum) 0,
+		Int16GetDatum(event_time),
 		PG_GETARG_DATUM(ARG_TRIGGER),
 		PG_GETARG_DATUM(ARG_APPEND_ONLY),
 		PG_GETARG_DATUM(ARG_INITIALIZE),
-		CStringGetTextDatum(pq->may_recompute ? "delta, recompute" : "delta"),
+		CStringGetTextDatum(pq->always_recompute ? "recompute" :
+							pq->may_recompute ? "delta, recompute" : "delta"),
 		ObjectIdGetDatum(state_table),
 	};
 	char		nulls[] = "           ";
 
-	if (event_time == NULL)
+	if (event_time == InvalidAttrNumber)
 		nulls[5] = 'n';
 	ib_change_catalog("WITH p AS (INSERT INTO incbatch.pipeline (relation, definition, source, query,"
 				   " settings, event_time, trigger_interval, append_only, initialize, strategy)"
@@ -294,14 +273,28 @@ insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 				   SPI_OK_INSERT, lengthof(types), types, values, nulls);
 }
 
-/* A name in the same schema for one of the pipeline's other relations. */
-static RangeVar *
-sibling_name(const char *schema, const char *name, const char *label)
+/* Does a type have this name?  One that core makes for arrays gives way. */
+static bool
+is_type_name(const char *name, Oid schema)
 {
-	return makeRangeVar(pstrdup(schema),
-						ChooseRelationName(name, NULL, label,
-										   get_namespace_oid(schema, false), false),
-						-1);
+	Oid			type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
+									   CStringGetDatum(name), ObjectIdGetDatum(schema));
+
+	return OidIsValid(type) && !OidIsValid(get_element_type(type));
+}
+
+/*
+ * A name in the same schema for one of the pipeline's other relations; it is
+ * also that of a row type.
+ */
+static RangeVar *
+sibling_name(Oid schema, const char *name, const char *label)
+{
+	char	   *result = ChooseRelationName(name, NULL, label, schema, false);
+
+	for (int i = 1; is_type_name(result, schema); i++)
+		result = ChooseRelationName(name, NULL, psprintf("%s%d", label, i), schema, false);
+	return makeRangeVar(get_namespace_name(schema), result, -1);
 }
 
 /*
@@ -316,6 +309,7 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 		"on_lost", "if_not_exists"
 	};
 	RangeVar   *rv;
+	Oid			namespace;
 	char	   *schema;
 	RangeVar   *definition_name;
 	RangeVar   *state_name;
@@ -343,13 +337,20 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 				errmsg("pipeline \"%s\" already exists, skipping", rv->relname));
 		PG_RETURN_OID(relation);
 	}
-	schema = get_namespace_name(RangeVarGetAndCheckCreationNamespace(rv, NoLock, &relation));
+	namespace = RangeVarGetAndCheckCreationNamespace(rv, NoLock, &relation);
+	schema = get_namespace_name(namespace);
 	if (OidIsValid(relation))
 		ereport(ERROR,
 				errcode(ERRCODE_DUPLICATE_TABLE),
 				errmsg("relation \"%s\" already exists", rv->relname),
 				errhint("Choose another name for the pipeline, or drop the relation."));
-	if (isAnyTempNamespace(get_namespace_oid(schema, false)))
+	if (is_type_name(rv->relname, namespace))
+		ereport(ERROR,
+				errcode(ERRCODE_DUPLICATE_OBJECT),
+				errmsg("type \"%s\" already exists", rv->relname),
+				errdetail("A pipeline's relation has a row type of the same name."),
+				errhint("Choose another name for the pipeline, or drop the type."));
+	if (isAnyTempNamespace(namespace))
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_TABLE_DEFINITION),
 				errmsg("a pipeline cannot be temporary"),
@@ -357,7 +358,7 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 				errhint("Create it in an ordinary schema."));
 	rv->schemaname = schema;
 
-	definition_name = sibling_name(schema, rv->relname, "batch");
+	definition_name = sibling_name(namespace, rv->relname, "batch");
 	definition = create_definition(definition_name,
 								   text_to_cstring(PG_GETARG_TEXT_PP(ARG_QUERY)));
 
@@ -366,10 +367,10 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
 	pq = ib_query_analyze(ib_query_of_view(definition));
 	if (!PG_GETARG_BOOL(ARG_APPEND_ONLY))
-		check_replica_identity(pq);
-	check_query_runs(ib_query_relation_name(definition));
+		ib_source_check_identity(pq->source, pq->needed);
+	check_query_runs(pq, ib_query_relation_name(definition));
 
-	state_name = sibling_name(schema, rv->relname, "state");
+	state_name = sibling_name(namespace, rv->relname, "state");
 	create_relations(pq, quote_qualified_identifier(schema, state_name->relname),
 					 quote_qualified_identifier(schema, rv->relname));
 	state_table = RangeVarGetRelid(state_name, NoLock, false);

@@ -17,6 +17,7 @@
  */
 #include "incbatch.h"
 
+#include "access/rmgr.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlogreader.h"
@@ -148,13 +149,13 @@ ib_decode_upto(XLogRecPtr upto, bool stop_when_full)
 {
 	MemoryContext old_context = CurrentMemoryContext;
 	ResourceOwner old_owner = CurrentResourceOwner;
+	bool		full = stop_when_full && ib_batches_full();
 
 	Assert(IsTransactionState());
 	Assert(!TransactionIdIsValid(GetTopTransactionIdIfAny()));
 	busy = true;
 
-	while (ctx->reader->EndRecPtr < upto &&
-		   !(stop_when_full && ib_batches_full()))
+	while (ctx->reader->EndRecPtr < upto && !full)
 	{
 		XLogRecord *record;
 		char	   *error = NULL;
@@ -172,6 +173,9 @@ ib_decode_upto(XLogRecPtr upto, bool stop_when_full)
 			break;
 		}
 		LogicalDecodingProcessRecord(ctx, ctx->reader);
+		/* a batch grows when a transaction ends */
+		if (stop_when_full && XLogRecGetRmid(ctx->reader) == RM_XACT_ID)
+			full = ib_batches_full();
 		CHECK_FOR_INTERRUPTS();
 	}
 

@@ -39,6 +39,9 @@ extern void ib_decode_confirm(XLogRecPtr lsn);
 extern bool ib_decode_busy(void);
 extern bool ib_decode_flipping(void);
 
+/* plugin.c: what a session tells the worker */
+extern void ib_tell_partition(Oid partition, bool empty);
+
 /* between decode.c and plugin.c */
 extern bool ib_decode_by_worker(void);
 extern void ib_decode_enter_history(void);

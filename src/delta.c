@@ -118,22 +118,28 @@ group_by(PipelineQuery *pq)
 	return text.data;
 }
 
+/* The keys of the groups that this makes, as columns. */
+static char *
+key_values(PipelineQuery *pq)
+{
+	char	   *keys = grouped_list(pq->keys);
+
+	if (pq->sets == NIL)
+		return keys;
+	if (*keys == '\0')
+		return "0 AS " GROUPING_SET_COLUMN;
+	return psprintf("GROUPING(%s) AS " GROUPING_SET_COLUMN ", %s", keys, keys);
+}
+
 /* One row a group: the keys, then the state's columns. */
 static char *
 aggregate_rows(PipelineQuery *pq, const char *rows, bool mixed)
 {
-	char	   *keys = grouped_list(pq->keys);
 	StringInfoData text;
 	ListCell   *lc;
 
 	initStringInfo(&text);
-	if (pq->sets == NIL)
-		appendStringInfo(&text, "SELECT %s", keys);
-	else if (*keys == '\0')
-		appendStringInfoString(&text, "SELECT 0 AS " GROUPING_SET_COLUMN);
-	else
-		appendStringInfo(&text, "SELECT GROUPING(%s) AS " GROUPING_SET_COLUMN ", %s",
-						 keys, keys);
+	appendStringInfo(&text, "SELECT %s", key_values(pq));
 	foreach(lc, pq->state)
 	{
 		StateColumn *column = lfirst(lc);
@@ -150,6 +156,19 @@ char *
 ib_delta_transform(PipelineQuery *pq, int batch_columns, bool mixed)
 {
 	return aggregate_rows(pq, ib_query_rows_text(pq, true, batch_columns), mixed);
+}
+
+/*
+ * Where every change evaluates its group again, all that is asked of a batch
+ * is which groups it touches: in the form of ib_delta_merge's answer.
+ */
+char *
+ib_delta_touched(PipelineQuery *pq, int batch_columns)
+{
+	return psprintf("SELECT NULL::pg_catalog.tid AS " TOUCHED_ROW ", 1::pg_catalog.int8 AS " TOUCHED_COUNT ", true AS " TOUCHED_UNKNOWN ", %s "
+					"FROM (%s) t GROUP BY %s",
+					key_values(pq), ib_query_rows_text(pq, true, batch_columns),
+					group_by(pq));
 }
 
 /* The whole aggregate from the source: backfill. */

@@ -18,6 +18,7 @@ typedef struct Frontier
 	Datum		snapshot;		/* pg_snapshot */
 	bool		aligned;		/* included is exactly what the snapshot sees */
 	TimestampTz as_of;
+	Datum		partitions;		/* of the source, as bigint[] (partition.c), or 0 */
 } Frontier;
 
 extern bool ib_frontier_includes(const Frontier *frontier, TransactionId xid,

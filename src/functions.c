@@ -333,9 +333,13 @@ ib_on_rewrite(PG_FUNCTION_ARGS)
 
 	ib_change_catalog("UPDATE incbatch.path a SET state = 'needs_rebuild',"
 				   " state_since = pg_catalog.clock_timestamp(), last_error ="
-				   " pg_catalog.format('table %s was set UNLOGGED or LOGGED; run incbatch.rebuild_pipeline', p.source)"
+				   " pg_catalog.format('table %s was set UNLOGGED or LOGGED; run incbatch.rebuild_pipeline',"
+				   " pg_catalog.pg_event_trigger_table_rewrite_oid()::pg_catalog.regclass)"
 				   " FROM incbatch.pipeline p WHERE p.id OPERATOR(pg_catalog.=) a.pipeline"
-				   " AND p.source::pg_catalog.oid OPERATOR(pg_catalog.=) pg_catalog.pg_event_trigger_table_rewrite_oid()"
+				   " AND p.source::pg_catalog.oid OPERATOR(pg_catalog.=) ANY (ARRAY("
+				   "SELECT t.relid::pg_catalog.oid FROM"
+				   " pg_catalog.pg_partition_ancestors(pg_catalog.pg_event_trigger_table_rewrite_oid()) t"
+				   " UNION ALL SELECT pg_catalog.pg_event_trigger_table_rewrite_oid()))"
 				   " AND pg_catalog.pg_event_trigger_table_rewrite_reason() OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.<>) 0"
 				   " AND a.state OPERATOR(pg_catalog.<>) ALL ('{initializing,backfilling}')",
 				   SPI_OK_UPDATE, 0, NULL, NULL, NULL);

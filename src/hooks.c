@@ -1,7 +1,8 @@
 /*
  * hooks.c
- *	  What sessions do for the worker: wake it at commit, and send it away
- *	  while its database is dropped, copied, renamed or moved.
+ *	  What sessions do for the worker: wake it at commit, send it away while its
+ *	  database is dropped, copied, renamed or moved, and tell it in the WAL what
+ *	  a table holds that becomes a partition.
  *
  * All of it runs in other people's sessions, so it is short and cannot fail
  * on its own account.  A commit costs a backend one look at a flag; the flag
@@ -10,10 +11,13 @@
 #include "incbatch.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/dependency.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_database.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_inherits.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
@@ -22,8 +26,11 @@
 #include "storage/proc.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
+#include "utils/lsyscache.h"
 
+#include "decode.h"
 #include "shmem.h"
+#include "source.h"
 
 static ProcessUtility_hook_type prev_process_utility = NULL;
 static object_access_hook_type prev_object_access = NULL;
@@ -177,15 +184,31 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	}
 }
 
+/*
+ * A table became a partition, or is none any more: whoever follows the
+ * partitioned table must know whether rows came with it.
+ */
+static void
+tell_partition(Oid partition, Oid parent)
+{
+	if (XLogLogicalInfoActive() &&
+		get_rel_relkind(parent) == RELKIND_PARTITIONED_TABLE)
+		ib_tell_partition(partition, ib_partition_joins_empty(partition, parent));
+}
+
 /* DROP EXTENSION leaves a slot behind, which only the worker can drop. */
 static void
 object_access(ObjectAccessType access, Oid class, Oid object, int subid, void *arg)
 {
 	if (prev_object_access)
 		prev_object_access(access, class, object, subid, arg);
-	if (access == OAT_DROP && class == ExtensionRelationId && ib_shared != NULL &&
+	if (ib_shared == NULL)
+		return;
+	if (access == OAT_DROP && class == ExtensionRelationId &&
 		object == get_extension_oid(IB_NAME, true))
 		ib_wake_worker_at_commit();
+	if (access == OAT_POST_ALTER && class == InheritsRelationId)
+		tell_partition(object, ((ObjectAccessPostAlter *) arg)->auxiliary_id);
 }
 
 void

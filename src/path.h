@@ -15,19 +15,20 @@
 typedef struct PathStatements
 {
 	MemoryContext context;
-	bool		may_recompute;	/* some retraction cannot be subtracted */
-	bool		grouping_sets;
+	struct PipelineQuery *query;
+	char	   *state_table;
 	char	   *transform_plus;
 	char	   *transform_mixed;
 	char	   *merge_plus;
 	char	   *merge_mixed;
 	char	   *remove;
-	char	   *recompute;
-	char	   *recompute_null_keys;
 	char	   *without_rows;	/* NULL: all groups have rows */
+	char	   *touched;
+	char	   *times;			/* asks for the times of touched windows, or NULL */
 	char	   *initial;
 	int			nkeys;
 	List	   *relations;		/* OIDs that the names in them stand for */
+	List	   *source_relations;	/* those that the source's rows are in */
 	bool		stale;			/* one of these changed */
 	bool		proven;			/* a run succeeded with them */
 } PathStatements;
@@ -45,6 +46,7 @@ typedef struct IbPath
 	XLogRecPtr	confirmable;	/* stored and flushed */
 	int64		ran_at;			/* monotonic, microseconds; 0: never */
 	int64		retry_at;		/* monotonic; after it was in the way of a lock */
+	bool		started_over;	/* a backfill whose batch was lost */
 	bool		seen;			/* by the reload under way */
 } IbPath;
 

@@ -14,13 +14,15 @@
  */
 #include "incbatch.h"
 
+#include "access/xact.h"
 #include "replication/logical.h"
+#include "replication/message.h"
 #include "replication/origin.h"
 #include "replication/output_plugin.h"
 #include "utils/rel.h"
 
-#include "batch.h"
 #include "decode.h"
+#include "source.h"
 
 extern PGDLLEXPORT void _PG_output_plugin_init(OutputPluginCallbacks *cb);
 
@@ -80,8 +82,61 @@ hand_over_truncate(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 				   ReorderBufferChange *change)
 {
 	ib_batches_subtransaction(change->txn->xid);
-	for (int i = 0; i < nrelations; i++)
-		ib_batches_truncate(relations[i]);
+	ib_batches_truncate(nrelations, relations);
+}
+
+/* What a session told of a partition, in the transaction that made it one. */
+typedef struct PartitionMessage
+{
+	Oid			partition;
+	TransactionId xid;
+	bool		empty;
+} PartitionMessage;
+
+/*
+ * Tell the worker that this transaction made a table a partition, or none any
+ * more, and whether it is one that has no rows.
+ */
+void
+ib_tell_partition(Oid partition, bool empty)
+{
+	PartitionMessage message;
+
+	memset(&message, 0, sizeof(message));
+	message.partition = partition;
+	message.xid = GetCurrentTransactionId();
+	message.empty = empty;
+	(void) ib_log_message(IB_NAME, (char *) &message, sizeof(message), true);
+}
+
+/* Anybody may write messages, but only speak for his own transaction. */
+static bool
+is_in_transaction(ReorderBufferTXN *txn, TransactionId xid)
+{
+	dlist_iter	iter;
+
+	if (txn->xid == xid)
+		return true;
+	dlist_foreach(iter, &txn->subtxns)
+	{
+		if (dlist_container(ReorderBufferTXN, node, iter.cur)->xid == xid)
+			return true;
+	}
+	return false;
+}
+
+static void
+hand_over_message(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
+				  XLogRecPtr lsn, bool transactional, const char *prefix,
+				  Size size, const char *content)
+{
+	PartitionMessage message;
+
+	if (!transactional || strcmp(prefix, IB_NAME) != 0 || size != sizeof(message))
+		return;
+	memcpy(&message, content, sizeof(message));
+	if (is_in_transaction(txn, message.xid))
+		ib_partition_joined(message.partition, message.xid, message.empty);
 }
 
 /* A large transaction comes in chunks, while it is under way. */
@@ -127,6 +182,7 @@ _PG_output_plugin_init(OutputPluginCallbacks *cb)
 	cb->begin_cb = begin_transaction;
 	cb->change_cb = hand_over_change;
 	cb->truncate_cb = hand_over_truncate;
+	cb->message_cb = hand_over_message;
 	cb->commit_cb = commit_transaction;
 	cb->stream_start_cb = start_chunk;
 	cb->stream_stop_cb = stop_chunk;
@@ -134,4 +190,5 @@ _PG_output_plugin_init(OutputPluginCallbacks *cb)
 	cb->stream_commit_cb = commit_streamed;
 	cb->stream_change_cb = hand_over_change;
 	cb->stream_truncate_cb = hand_over_truncate;
+	cb->stream_message_cb = hand_over_message;
 }

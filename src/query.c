@@ -27,10 +27,8 @@
 #include "access/table.h"
 #include "access/sysattr.h"
 #include "access/htup_details.h"
-#include "catalog/catalog.h"
 #include "catalog/heap.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_operator.h"
@@ -52,12 +50,12 @@
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/rel.h"
-#include "utils/rls.h"
 #include "utils/ruleutils.h"
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
 #include "query.h"
+#include "source.h"
 
 /* ----------------------------------------------------------------
  *		Names as SQL
@@ -126,48 +124,10 @@ static void
 check_source(PipelineQuery *pq)
 {
 	RangeTblEntry *rte = rt_fetch(pq->source_index, pq->source_query->rtable);
-	Relation	rel;
 
 	pq->source_entry = rte;
 	pq->source = rte->relid;
-	rel = table_open(rte->relid, AccessShareLock);
-	if (rel->rd_rel->relkind != RELKIND_RELATION)
-		ereport(ERROR,
-				errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				errmsg("\"%s\" cannot be the source of a pipeline",
-					   RelationGetRelationName(rel)),
-				errdetail("The source, the first entry of FROM, must be an ordinary table; views, foreign tables and partitioned tables are not supported yet."),
-				errhint("Name an ordinary table first in FROM."));
-	if (rel->rd_rel->relhassubclass)
-		ereport(ERROR,
-				errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				errmsg("\"%s\" cannot be the source of a pipeline",
-					   RelationGetRelationName(rel)),
-				errdetail("Other tables inherit from it; the query reads them, but their changes carry their own names."),
-				errhint("Use a table without children; FROM ONLY does not help."));
-	if (!RelationIsPermanent(rel))
-		ereport(ERROR,
-				errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				errmsg("\"%s\" cannot be the source of a pipeline",
-					   RelationGetRelationName(rel)),
-				errdetail("Changes of unlogged tables are not written to the WAL."),
-				errhint("Use ALTER TABLE %s SET LOGGED.",
-						ib_query_relation_name(rte->relid)));
-	if (IsSystemRelation(rel) || get_rel_namespace(rte->relid) == get_namespace_oid(IB_SCHEMA, true))
-		ereport(ERROR,
-				errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				errmsg("\"%s\" cannot be the source of a pipeline",
-					   RelationGetRelationName(rel)),
-				errdetail("Changes of system catalogs and of incbatch's own tables are not decoded."),
-				errhint("Use a table of your own."));
-	if (check_enable_rls(rte->relid, InvalidOid, true) == RLS_ENABLED)
-		ereport(ERROR,
-				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				errmsg("\"%s\" has row-level security that applies to you",
-					   RelationGetRelationName(rel)),
-				errdetail("Changes are decoded without policies, so the aggregate would count rows that you may not see."),
-				errhint("Create the pipeline as the table's owner or a role with BYPASSRLS."));
-	table_close(rel, NoLock);
+	ib_source_check(rte->relid, !rte->inh);
 }
 
 /* ----------------------------------------------------------------
@@ -226,23 +186,8 @@ add_key(PipelineQuery *pq, SortGroupClause *clause)
 			key->name = psprintf("%s_", key->name);
 	}
 	pq->keys = lappend(pq->keys, key);
-}
-
-/* The source's column under a window function such as date_trunc, if any. */
-static char *
-window_column(PipelineQuery *pq, Expr *expr)
-{
-	List	   *vars = pull_var_clause((Node *) expr, 0);
-	AttrNumber	attnum = 0;
-
-	if (expr != NULL && IsA(expr, FuncExpr) && list_length(vars) == 1)
-	{
-		char	   *function = get_func_name(((FuncExpr *) expr)->funcid);
-
-		if (strcmp(function, "date_trunc") == 0 || strcmp(function, "date_bin") == 0)
-			attnum = ib_source_column(pq, linitial(vars));
-	}
-	return attnum == 0 ? NULL : get_attname(pq->source, attnum, false);
+	key->number = list_length(pq->keys);
+	ib_recompute_find_window(pq, key);
 }
 
 /* ----------------------------------------------------------------
@@ -342,6 +287,7 @@ add_keys(PipelineQuery *pq)
 		key->name = GROUPING_SET_COLUMN;
 		key->type = ib_query_type(INT4OID, -1, InvalidOid);
 		key->equals = ib_query_operator(Int4EqualOperator);
+		key->number = 1;
 		pq->keys = lappend(pq->keys, key);
 	}
 	foreach(lc, query->groupClause)
@@ -427,7 +373,6 @@ PipelineQuery *
 ib_query_analyze(Query *query)
 {
 	PipelineQuery *pq = palloc0(sizeof(PipelineQuery));
-	ListCell   *lc;
 
 	pq->query = query;
 	ib_check_clauses(query);
@@ -438,21 +383,16 @@ ib_query_analyze(Query *query)
 		query->groupClause = query->distinctClause;
 		query->distinctClause = NIL;
 	}
-	ib_source_find(pq);
+	ib_query_find_source(pq);
 	check_source(pq);
 	pq->relations = ib_check_everything(pq);
-	pq->needed = ib_source_columns(pq);
+	pq->needed = ib_query_source_columns(pq);
 	add_keys(pq);
 	(void) collect_aggregates((Node *) query->targetList, pq);
 	(void) collect_aggregates(query->havingQual, pq);
 	if (pq->state == NIL)
 		ib_aggregate_add(pq, NULL);
-
-	foreach(lc, pq->keys)
-	{
-		if (pq->event_time == NULL)
-			pq->event_time = window_column(pq, ((KeyColumn *) lfirst(lc))->expr);
-	}
+	ib_watermark_find_windows(pq);
 	return pq;
 }
 
@@ -505,6 +445,20 @@ batch_column_names(Oid source, int batch_columns)
 	return lappend(names, makeString(BATCH_WEIGHT));
 }
 
+/* An expression over a range table, as SQL. */
+char *
+ib_query_expression(List *rtable, Node *expr)
+{
+	Query	   *query = makeNode(Query);
+
+	query->commandType = CMD_SELECT;
+	query->rtable = rtable;
+	query->jointree = makeFromExpr(NIL, NULL);
+	/* a column without a name is deparsed without AS */
+	query->targetList = list_make1(makeTargetEntry((Expr *) expr, 1, NULL, false));
+	return pg_get_querydef(query, false) + strlen("SELECT ");
+}
+
 static void
 add_target(Query *query, Expr *expr, char *name)
 {
@@ -543,7 +497,7 @@ use_window_start(Node *node, void *context)
 static void
 read_from_batch(PipelineQuery *pq, Query *query, int batch_columns)
 {
-	Query	   *inner = ib_source_query(pq, query);
+	Query	   *inner = ib_query_source_query(pq, query);
 	CoalesceExpr *weight = makeNode(CoalesceExpr);
 
 	/* the last column of a batch; a row without it has weight +1 (collect.c) */
@@ -553,7 +507,7 @@ read_from_batch(PipelineQuery *pq, Query *query, int batch_columns)
 							  makeConst(INT4OID, -1, InvalidOid, sizeof(int32),
 										Int32GetDatum(1), false, true));
 	weight->location = -1;
-	add_target(query, ib_source_expose(pq, query, (Expr *) weight, INPUT_WEIGHT),
+	add_target(query, ib_query_expose(pq, query, (Expr *) weight, INPUT_WEIGHT),
 			   INPUT_WEIGHT);
 	if (inner != query)
 		inner->targetList = (List *) use_window_start((Node *) inner->targetList, NULL);
@@ -592,6 +546,9 @@ ib_query_rows_text(PipelineQuery *pq, bool from_batch, int batch_columns)
 		if (from_batch)
 			expr = (Expr *) use_window_start((Node *) expr, NULL);
 		add_target(query, expr, key->name);
+		if (!from_batch && key->time != NULL)
+			add_target(query, (Expr *) copyObject(key->time),
+					   psprintf(INPUT_TIME "%d", key->number));
 	}
 	foreach(lc, pq->inputs)
 	{
@@ -601,6 +558,17 @@ ib_query_rows_text(PipelineQuery *pq, bool from_batch, int batch_columns)
 			add_target(query, copyObject(input->arg), psprintf(INPUT_ARG "%d", input->number));
 		if (input->filter)
 			add_target(query, copyObject(input->filter), psprintf(INPUT_FILTER "%d", input->number));
+	}
+	if (!from_batch && pq->in_order)
+	{
+		add_target(query, ib_query_expose(pq, query, (Expr *)
+										  makeVar(pq->source_index, TableOidAttributeNumber,
+												  OIDOID, -1, InvalidOid, 0), INPUT_TABLE),
+				   INPUT_TABLE);
+		add_target(query, ib_query_expose(pq, query, (Expr *)
+										  makeVar(pq->source_index, SelfItemPointerAttributeNumber,
+												  TIDOID, -1, InvalidOid, 0), INPUT_ROW),
+				   INPUT_ROW);
 	}
 	if (from_batch)
 		read_from_batch(pq, query, batch_columns);

@@ -25,6 +25,9 @@
 #define DELTA_RELATION "incbatch_delta"
 #define TOUCHED_RELATION "incbatch_touched"
 
+/* The keys of the groups that were evaluated again */
+#define FRESH_RELATION "incbatch_fresh"
+
 /* What the merge says of a group that needs more work; its keys follow. */
 #define TOUCHED_ROW "incbatch_row"
 #define TOUCHED_COUNT "incbatch_count"
@@ -40,6 +43,9 @@
 #define INPUT_ARG "incbatch_arg_"
 #define INPUT_FILTER "incbatch_filter_"
 #define INPUT_WEIGHT "incbatch_w"
+#define INPUT_TIME "incbatch_time_"
+#define INPUT_TABLE "incbatch_table"
+#define INPUT_ROW "incbatch_place"
 
 /* A column of the GROUP BY, and of the state table. */
 typedef struct KeyColumn
@@ -48,6 +54,10 @@ typedef struct KeyColumn
 	char	   *name;
 	char	   *type;			/* as SQL, with COLLATE where there is one */
 	char	   *equals;			/* the operator of the GROUP BY, as SQL */
+	int			number;			/* from 1, in the names of its columns */
+	Var		   *time;			/* of a window: the source's column, or NULL; */
+	char	   *before;			/* how far before the key, as SQL, */
+	char	   *after;			/* and after it, that column can be */
 } KeyColumn;
 
 /* What an aggregate reads: its argument and its FILTER. */
@@ -60,8 +70,9 @@ typedef struct AggregateInput
 
 /*
  * A column of the state table that is not a key.  All but the name are SQL:
- * "plus" and "mixed" compute it from the batch's rows (where all weights are
- * +1, or any), "merge" from the stored row s and the row excluded.
+ * "plus" computes it from rows of weight +1 (the source's, or a batch's),
+ * "mixed" from a batch's rows of any weight, "merge" from the stored row s and
+ * the row excluded.
  */
 typedef struct StateColumn
 {
@@ -78,7 +89,8 @@ typedef struct AggregateColumn
 {
 	Aggref	   *aggref;
 	char	   *finish;			/* SQL over the state's columns */
-	bool		may_recompute;
+	List	   *state;			/* the StateColumns that it reads */
+	const char *recomputed;		/* why every change evaluates it again, or NULL */
 } AggregateColumn;
 
 /* One of the sets that rows are grouped by. */
@@ -95,6 +107,17 @@ typedef struct GroupingColumn
 	GroupingFunc *func;
 	char	   *finish;			/* SQL over the state's columns */
 } GroupingColumn;
+/*
+ * A key that is a window of time: it never falls as one column of the source,
+ * the event time, rises.
+ */
+typedef struct WindowKey
+{
+	KeyColumn  *key;
+	AttrNumber	column;			/* the event time */
+	Expr	   *expr;			/* the key, over the columns of base tables */
+	char	   *output;			/* its column in the result, or NULL */
+} WindowKey;
 
 typedef struct PipelineQuery
 {
@@ -112,8 +135,10 @@ typedef struct PipelineQuery
 	List	   *state;			/* of StateColumn, the row count first */
 	List	   *aggregates;		/* of AggregateColumn */
 	List	   *groupings;		/* of GroupingColumn */
-	char	   *event_time;		/* column of the source, or NULL */
-	bool		may_recompute;
+	List	   *windows;		/* of WindowKey */
+	bool		may_recompute;	/* some retractions evaluate a group again */
+	bool		always_recompute;	/* and so does every other change, */
+	bool		in_order;		/* reading the rows in the order of the table */
 } PipelineQuery;
 
 #define ROW_COUNT_COLUMN "row_count"
@@ -127,13 +152,15 @@ extern char *ib_query_rows_text(PipelineQuery *pq, bool from_batch,
 extern char *ib_query_relation_name(Oid relid);
 extern char *ib_query_operator(Oid opno);
 extern char *ib_query_type(Oid type, int32 typmod, Oid collation);
+extern char *ib_query_expression(List *rtable, Node *expr);
 
 /* query_source.c */
-extern void ib_source_find(PipelineQuery *pq);
-extern Bitmapset *ib_source_columns(PipelineQuery *pq);
-extern AttrNumber ib_source_column(PipelineQuery *pq, Expr *expr);
-extern Query *ib_source_query(PipelineQuery *pq, Query *query);
-extern Expr *ib_source_expose(PipelineQuery *pq, Query *query, Expr *column,
+extern void ib_query_find_source(PipelineQuery *pq);
+extern Bitmapset *ib_query_source_columns(PipelineQuery *pq);
+extern Node *ib_query_at_source(PipelineQuery *pq, Node *expr);
+extern AttrNumber ib_query_source_column(PipelineQuery *pq, Expr *expr);
+extern Query *ib_query_source_query(PipelineQuery *pq, Query *query);
+extern Expr *ib_query_expose(PipelineQuery *pq, Query *query, Expr *column,
 							  char *name);
 
 /* query_check.c */
@@ -149,6 +176,7 @@ extern void ib_aggregate_add(PipelineQuery *pq, Aggref *aggref);
 extern char *ib_delta_state_definition(PipelineQuery *pq, const char *state_table);
 extern char *ib_delta_state_index(PipelineQuery *pq, const char *state_table);
 extern char *ib_delta_transform(PipelineQuery *pq, int batch_columns, bool mixed);
+extern char *ib_delta_touched(PipelineQuery *pq, int batch_columns);
 extern char *ib_delta_initial(PipelineQuery *pq);
 extern char *ib_delta_merge(PipelineQuery *pq, const char *state_table, bool mixed);
 extern char *ib_delta_remove(const char *state_table);
@@ -156,7 +184,18 @@ extern char *ib_delta_without_rows(PipelineQuery *pq, const char *state_table);
 extern char *ib_delta_key_list(PipelineQuery *pq, const char *qualifier);
 
 /* recompute.c */
+extern void ib_recompute_find_window(PipelineQuery *pq, KeyColumn *key);
+extern char *ib_recompute_times(PipelineQuery *pq);
 extern char *ib_recompute(PipelineQuery *pq, const char *state_table,
-						  bool null_keys);
+						  const Bitmapset *nulls, const char *times);
+extern char *ib_recompute_remove(PipelineQuery *pq, const char *state_table,
+								 const Bitmapset *nulls);
+
+/* tumble.c */
+extern bool ib_is_window_function(Oid funcid);
+
+/* watermark.c */
+extern void ib_watermark_find_windows(PipelineQuery *pq);
+extern AttrNumber ib_watermark_event_time(PipelineQuery *pq);
 
 #endif							/* IB_QUERY_H */

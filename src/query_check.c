@@ -129,8 +129,8 @@ refuse_changing_function(Oid funcid, void *context)
 	if (volatility == PROVOLATILE_IMMUTABLE)
 		return false;
 	if (volatility == PROVOLATILE_STABLE &&
-		get_func_namespace(funcid) == PG_CATALOG_NAMESPACE &&
-		!is_unstable(funcid))
+		((get_func_namespace(funcid) == PG_CATALOG_NAMESPACE &&
+		  !is_unstable(funcid)) || ib_is_window_function(funcid)))
 		return false;
 	ereport(ERROR,
 			errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

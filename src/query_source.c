@@ -295,40 +295,69 @@ descend(PipelineQuery *pq, List *queries)
 
 /* Find the source, and bring the query into the form described above. */
 void
-ib_source_find(PipelineQuery *pq)
+ib_query_find_source(PipelineQuery *pq)
 {
 	descend(pq, list_make1(pq->query));
 }
 
 /* Which columns of the source the query reads. */
 Bitmapset *
-ib_source_columns(PipelineQuery *pq)
+ib_query_source_columns(PipelineQuery *pq)
 {
 	return columns_read(pq->source_query, pq->source_index, "the source");
 }
 
+typedef struct LowerContext
+{
+	Query	   *query;			/* the subquery below, and */
+	int			index;			/* its place in the query's range table */
+} LowerContext;
+
+static Node *
+lower(Node *node, LowerContext *context)
+{
+	Var		   *var = (Var *) node;
+
+	if (node == NULL || IsA(node, Query))
+		return node;
+	if (!IsA(node, Var))
+		return expression_tree_mutator(node, lower, context);
+	if (var->varlevelsup == 0 && var->varno == context->index)
+		return copyObject((Node *) list_nth_node(TargetEntry, context->query->targetList,
+												 var->varattno - 1)->expr);
+	/* another relation's: there is no such number below */
+	var = copyObject(var);
+	var->varno = 0;
+	return (Node *) var;
+}
+
 /*
- * The column of the source that an expression of the query is, through
- * subqueries: 0 if it is none.
+ * An expression of the query as one over the source, through the subqueries.
+ * Columns of relations outside of the source's subquery are of relation 0.
  */
-AttrNumber
-ib_source_column(PipelineQuery *pq, Expr *expr)
+Node *
+ib_query_at_source(PipelineQuery *pq, Node *expr)
 {
 	Query	   *query = pq->query;
-	ListCell   *lc;
 
-	foreach(lc, pq->source_path)
+	for (int level = 0; level + 1 < list_length(pq->source_path); level++)
 	{
-		Var		   *var = (Var *) expr;
+		LowerContext context = {.index = list_nth_int(pq->source_path, level)};
 
-		if (!IsA(expr, Var) || var->varlevelsup != 0 || var->varno != lfirst_int(lc))
-			return 0;
-		if (query == pq->source_query)
-			return var->varattno;
-		query = rt_fetch(lfirst_int(lc), query->rtable)->subquery;
-		expr = list_nth_node(TargetEntry, query->targetList, var->varattno - 1)->expr;
+		query = context.query = rt_fetch(context.index, query->rtable)->subquery;
+		expr = lower(expr, &context);
 	}
-	return 0;
+	return expr;
+}
+
+/* The column of the source that an expression is, or 0. */
+AttrNumber
+ib_query_source_column(PipelineQuery *pq, Expr *expr)
+{
+	Var		   *var = (Var *) ib_query_at_source(pq, (Node *) expr);
+
+	return IsA(var, Var) && var->varlevelsup == 0 && var->varno == pq->source_index ?
+		var->varattno : InvalidAttrNumber;
 }
 
 /*
@@ -364,14 +393,14 @@ expose(PipelineQuery *pq, Query *query, int level, Expr *column, char *name)
 }
 
 Expr *
-ib_source_expose(PipelineQuery *pq, Query *query, Expr *column, char *name)
+ib_query_expose(PipelineQuery *pq, Query *query, Expr *column, char *name)
 {
 	return expose(pq, query, 0, column, name);
 }
 
 /* The query that the source is in, within a copy of the pipeline's. */
 Query *
-ib_source_query(PipelineQuery *pq, Query *query)
+ib_query_source_query(PipelineQuery *pq, Query *query)
 {
 	for (int level = 0; level + 1 < list_length(pq->source_path); level++)
 		query = rt_fetch(list_nth_int(pq->source_path, level), query->rtable)->subquery;

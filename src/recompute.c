@@ -4,43 +4,208 @@
  *	  source.
  *
  * Exact because the run's snapshot sees the source as it is after the batch,
- * to the row (frontier.c).  It reads the source by the keys of the groups
- * that the merge left unknown; an index on the keys' expressions serves it.
- * Of a grouping set these are the keys that are grouped; the empty set is all
- * of the source.
+ * to the row (frontier.c).
+ *
+ * It reads the source by the keys of the touched groups, so an index on them
+ * serves it; and where a key is a window of the source's time, by the times of
+ * the touched windows, so an index on the plain column serves it too, or the
+ * pruning of partitions.  For that the statement says the times as constants,
+ * which a first statement finds out: ib_recompute_times.
+ *
+ * Some results depend on the order of the rows: sums of floating point in their
+ * last digits, ORDER BY inside an aggregate where values tie.  There the rows
+ * are read in the order of the table, as a batch query mostly does: its scan
+ * of the table, its hash table of groups.
+ *
+ * A join by plain equality can be hashed and use an index, but finds no NULL.
+ * So there is one statement for each set of keys that are NULL in the touched
+ * groups; most often that is the empty set only.
+ *
+ * With grouping sets a statement is one of branches, a branch for each set.  A
+ * row of a set is compared by the keys that are grouped in it; the empty set
+ * is all of the source.
  */
 #include "incbatch.h"
 
+#include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
+#include "nodes/nodeFuncs.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/timestamp.h"
 
 #include "query.h"
 
-/*
- * A join by plain equality can be hashed and use an index, but finds no NULL;
- * null_keys asks for the form that does, for groups with a NULL key.
+/* More times than this are put together as one. */
+#define MAX_TIMES "16"
+
+/* ----------------------------------------------------------------
+ *		Windows
+ * ----------------------------------------------------------------
  */
+
+/*
+ * The length of the units of date_trunc, at most.  In days, for a month that is
+ * added in another time zone may be a shorter one.
+ */
+static const struct
+{
+	const char *unit;
+	const char *length;
+	const char *zoned_slack;	/* midnight can come twice, where clocks are set back */
+}			units[] =
+{
+	{"second", "1 second", "0"},
+	{"minute", "1 minute", "0"},
+	{"hour", "1 hour", "0"},
+	{"day", "1 day", "1 day"},
+	{"week", "7 days", "1 day"},
+	{"month", "31 days", "1 day"},
+	{"quarter", "92 days", "1 day"},
+	{"year", "366 days", "1 day"},
+};
+
+static bool
+is_known(Node *node)
+{
+	return IsA(node, Const) && !((Const *) node)->constisnull;
+}
+
+static void
+set_window(KeyColumn *key, Var *time, const char *before, const char *length)
+{
+	key->time = time;
+	key->before = psprintf("%s::pg_catalog.interval", quote_literal_cstr(before));
+	key->after = psprintf("%s::pg_catalog.interval + %s",
+						   quote_literal_cstr(length), key->before);
+}
+
+static void
+find_truncation(KeyColumn *key, FuncExpr *call, Var *time)
+{
+	char	   *unit;
+
+	if (!is_known(linitial(call->args)))
+		return;
+	unit = TextDatumGetCString(((Const *) linitial(call->args))->constvalue);
+	for (int i = 0; i < lengthof(units); i++)
+	{
+		if (strcmp(units[i].unit, unit) == 0)
+			set_window(key, time, time->vartype == TIMESTAMPTZOID ? units[i].zoned_slack : "0",
+					   units[i].length);
+	}
+}
+
+/* Is a key a window of one of the source's columns?  Then say how long. */
+void
+ib_recompute_find_window(PipelineQuery *pq, KeyColumn *key)
+{
+	FuncExpr   *call = (FuncExpr *) key->expr;
+	Var		   *time;
+
+	if (!IsA(call, FuncExpr) || call->args == NIL)
+		return;
+	time = list_length(call->args) == 1 ? linitial(call->args) : lsecond(call->args);
+	if (!IsA(time, Var) || ib_query_source_column(pq, (Expr *) time) == InvalidAttrNumber)
+		return;
+	if (time->vartype != TIMESTAMPOID && time->vartype != TIMESTAMPTZOID)
+		return;
+	switch (call->funcid)
+	{
+		case F_DATE_TRUNC_TEXT_TIMESTAMP:
+		case F_DATE_TRUNC_TEXT_TIMESTAMPTZ:
+			find_truncation(key, call, time);
+			break;
+		case F_DATE_TRUNC_TEXT_TIMESTAMPTZ_TEXT:
+			if (is_known(lthird(call->args)))
+				find_truncation(key, call, time);
+			break;
+		case F_DATE_BIN_INTERVAL_TIMESTAMP_TIMESTAMP:
+		case F_DATE_BIN_INTERVAL_TIMESTAMPTZ_TIMESTAMPTZ:
+			if (is_known(linitial(call->args)) && is_known(lthird(call->args)))
+				set_window(key, time, "0",
+						   DatumGetCString(DirectFunctionCall1(interval_out,
+															   ((Const *) linitial(call->args))->constvalue)));
+			break;
+		case F_DATE_TIMESTAMP:
+		case F_DATE_TIMESTAMPTZ:
+			set_window(key, time, "1 day", "1 day");
+			break;
+	}
+}
+
+static KeyColumn *
+window_key(PipelineQuery *pq)
+{
+	ListCell   *lc;
+
+	foreach(lc, pq->keys)
+	{
+		if (((KeyColumn *) lfirst(lc))->time != NULL)
+			return lfirst(lc);
+	}
+	return NULL;
+}
+
+/*
+ * A statement that yields the times of the touched windows, as a condition on
+ * the rows t; NULL: no key is a window.  Adjacent windows become one range.
+ */
+char *
+ib_recompute_times(PipelineQuery *pq)
+{
+	KeyColumn  *key = window_key(pq);
+	const char *type;
+	char	   *start;
+
+	if (key == NULL)
+		return NULL;
+	type = key->time->vartype == TIMESTAMPTZOID ? "timestamptz" : "timestamp";
+	start = psprintf("%s::pg_catalog.%s", quote_identifier(key->name), type);
+	/* far from the present, where arithmetic could overflow: no bound */
+	return psprintf("SELECT pg_catalog.string_agg(pg_catalog.format("
+					"'(t." INPUT_TIME "%1$d >= %%L::pg_catalog.%2$s AND t." INPUT_TIME "%1$d <= %%L::pg_catalog.%2$s)',"
+					" pg_catalog.to_json(pg_catalog.lower(r)) #>> '{}', pg_catalog.to_json(pg_catalog.upper(r)) #>> '{}'), ' OR ')"
+					" FROM (SELECT pg_catalog.range_agg(pg_catalog.%3$s("
+					"CASE WHEN %4$s > '0100-01-01' THEN least(%4$s, '9900-01-01') - (%5$s) ELSE '-infinity' END,"
+					" CASE WHEN %4$s < '9900-01-01' THEN greatest(%4$s, '0100-01-01') + (%6$s) ELSE 'infinity' END, '[]')) m"
+					" FROM %7$s WHERE %8$s IS NOT NULL) a,"
+					" pg_catalog.unnest(CASE WHEN (SELECT pg_catalog.count(*) FROM pg_catalog.unnest(m)) <= " MAX_TIMES
+					" THEN m ELSE pg_catalog.multirange(pg_catalog.range_merge(m)) END) r",
+					key->number, type,
+					key->time->vartype == TIMESTAMPTZOID ? "tstzrange" : "tsrange",
+					start, key->before, key->after, TOUCHED_RELATION,
+					quote_identifier(key->name));
+}
+
+/* ----------------------------------------------------------------
+ *		Statements
+ * ----------------------------------------------------------------
+ */
+
+/* Two relations are at the same group, one whose keys "nulls" are NULL. */
 static char *
-same_keys(List *keys, bool null_keys)
+same_group(List *keys, const char *left, const char *right,
+		   const Bitmapset *nulls)
 {
 	StringInfoData text;
 	ListCell   *lc;
 
 	initStringInfo(&text);
+	appendStringInfoString(&text, "true");
 	foreach(lc, keys)
 	{
 		KeyColumn  *key = lfirst(lc);
 		const char *name = quote_identifier(key->name);
 
-		if (text.len)
-			appendStringInfoString(&text, " AND ");
-		if (null_keys)
-			appendStringInfo(&text, "(t.%1$s %2$s g.%1$s OR (t.%1$s IS NULL AND g.%1$s IS NULL))",
-							 name, key->equals);
+		if (bms_is_member(key->number, nulls))
+			appendStringInfo(&text, " AND %s.%s IS NULL AND %s.%s IS NULL",
+							 left, name, right, name);
 		else
-			appendStringInfo(&text, "t.%1$s %2$s g.%1$s", name, key->equals);
+			appendStringInfo(&text, " AND %s.%s %s %s.%s",
+							 left, name, key->equals, right, name);
 	}
-	return text.len ? text.data : "true";
+	return text.data;
 }
 
 /*
@@ -48,69 +213,120 @@ same_keys(List *keys, bool null_keys)
  * the rows of the source: keys, then the state's columns.
  */
 static char *
-evaluate_groups(PipelineQuery *pq, GroupingSetRows *set, const char *rows,
-				bool null_keys)
+evaluate_groups(PipelineQuery *pq, GroupingSetRows *set, const char *source_rows,
+				const Bitmapset *nulls, const char *times)
 {
 	List	   *keys = set ? set->keys : pq->keys;
+	KeyColumn  *window = window_key(pq);
 	StringInfoData text;
+	StringInfoData rows;
 	StringInfoData group_by;
-	StringInfoData has_null;
 	ListCell   *lc;
 
 	initStringInfo(&text);
+	initStringInfo(&rows);
 	initStringInfo(&group_by);
-	initStringInfo(&has_null);
-	appendStringInfoString(&text, "SELECT ");
+	appendStringInfoString(&rows, "SELECT t.*");
 	foreach(lc, pq->keys)
 	{
 		KeyColumn  *key = lfirst(lc);
-		const char *name = quote_identifier(key->name);
 		bool		grouped = list_member_ptr(keys, key);
 
-		/* the others are the set's number and NULLs, of the right type */
-		appendStringInfo(&text, "%s%c.%s", lc == list_head(pq->keys) ? "" : ", ",
-						 grouped ? 't' : 'g', name);
-		appendStringInfo(&group_by, "%s%c.%s", lc == list_head(pq->keys) ? "" : ", ",
-						 grouped ? 't' : 'g', name);
-		if (grouped)
-			appendStringInfo(&has_null, "%s%s IS NULL", has_null.len ? " OR " : "", name);
+		/* the others are the set's number, and NULLs of the right type */
+		if (!grouped)
+			appendStringInfo(&rows, ", g.%s AS " RESERVED_PREFIX "key_%d",
+							 quote_identifier(key->name), key->number);
+		appendStringInfo(&group_by, "%st.%s", group_by.len ? ", " : "", grouped ?
+						 quote_identifier(key->name) :
+						 psprintf(RESERVED_PREFIX "key_%d", key->number));
 	}
+	appendStringInfo(&rows, " FROM (%s) t JOIN (SELECT * FROM %s WHERE " TOUCHED_UNKNOWN " AND " TOUCHED_COUNT " > 0",
+					 source_rows, TOUCHED_RELATION);
+	if (set)
+		appendStringInfo(&rows, " AND " GROUPING_SET_COLUMN " = %d", set->number);
+	appendStringInfo(&rows, ") g ON %s", same_group(keys, "t", "g", nulls));
+	if (window != NULL && !list_member_ptr(keys, window))
+		 /* of any time */ ;
+	else if (window != NULL && bms_is_member(window->number, nulls))
+		appendStringInfo(&rows, " WHERE t." INPUT_TIME "%d IS NULL", window->number);
+	else if (window != NULL && times != NULL)
+		appendStringInfo(&rows, " WHERE (%s)", times);
+	if (pq->in_order)
+	{
+		appendStringInfoString(&rows, " ORDER BY ");
+		foreach(lc, keys)
+			appendStringInfo(&rows, "t.%s, ", quote_identifier(((KeyColumn *) lfirst(lc))->name));
+		appendStringInfoString(&rows, "t." INPUT_TABLE ", t." INPUT_ROW);
+	}
+
+	appendStringInfo(&text, "SELECT %s", group_by.data);
 	foreach(lc, pq->state)
 		appendStringInfo(&text, ", %s", ((StateColumn *) lfirst(lc))->plus);
-	appendStringInfo(&text, " FROM (%s) t JOIN (SELECT * FROM %s WHERE " TOUCHED_UNKNOWN " AND " TOUCHED_COUNT " > 0 AND %s(%s)",
-					 rows, TOUCHED_RELATION, null_keys ? "" : "NOT ",
-					 has_null.len ? has_null.data : "false");
-	if (set)
-		appendStringInfo(&text, " AND " GROUPING_SET_COLUMN " = %d", set->number);
-	appendStringInfo(&text, ") g ON %s GROUP BY %s", same_keys(keys, null_keys),
-					 group_by.data);
+	appendStringInfo(&text, " FROM (%s) t GROUP BY %s", rows.data, group_by.data);
 	return text.data;
 }
 
+/* Does a grouping set have groups whose keys "nulls", and only they, are NULL? */
+static bool
+has_groups(PipelineQuery *pq, GroupingSetRows *set, const Bitmapset *nulls)
+{
+	ListCell   *lc;
+
+	foreach(lc, pq->keys)
+	{
+		KeyColumn  *key = lfirst(lc);
+
+		if (key->expr != NULL && !list_member_ptr(set->keys, key) &&
+			!bms_is_member(key->number, nulls))
+			return false;
+	}
+	return true;
+}
+
+/* Evaluate the touched groups whose keys "nulls", and only they, are NULL. */
 char *
-ib_recompute(PipelineQuery *pq, const char *state_table, bool null_keys)
+ib_recompute(PipelineQuery *pq, const char *state_table, const Bitmapset *nulls,
+			 const char *times)
 {
 	char	   *rows = ib_query_rows_text(pq, false, 0);
 	StringInfoData text;
+	StringInfoData updates;
+	const char *separator = "";
 	ListCell   *lc;
 
 	initStringInfo(&text);
+	initStringInfo(&updates);
 	appendStringInfo(&text, "INSERT INTO %s (%s", state_table, ib_delta_key_list(pq, ""));
-	foreach(lc, pq->state)
-		appendStringInfo(&text, ", %s", ((StateColumn *) lfirst(lc))->name);
-	appendStringInfoString(&text, ") ");
-	if (pq->sets == NIL)
-		appendStringInfoString(&text, evaluate_groups(pq, NULL, rows, null_keys));
-	foreach(lc, pq->sets)
-		appendStringInfo(&text, "%s%s", lc == list_head(pq->sets) ? "" : " UNION ALL ",
-						 evaluate_groups(pq, lfirst(lc), rows, null_keys));
-	appendStringInfo(&text, " ON CONFLICT (%s) DO UPDATE SET ", ib_delta_key_list(pq, ""));
 	foreach(lc, pq->state)
 	{
 		StateColumn *column = lfirst(lc);
 
-		appendStringInfo(&text, "%s%s = excluded.%s", lc == list_head(pq->state) ? "" : ", ",
+		appendStringInfo(&text, ", %s", column->name);
+		appendStringInfo(&updates, "%s%s = excluded.%s", updates.len ? ", " : "",
 						 column->name, column->name);
 	}
+	appendStringInfoString(&text, ") ");
+	if (pq->sets == NIL)
+		appendStringInfoString(&text, evaluate_groups(pq, NULL, rows, nulls, times));
+	foreach(lc, pq->sets)
+	{
+		if (!has_groups(pq, lfirst(lc), nulls))
+			continue;
+		appendStringInfo(&text, "%s(%s)", separator,
+						 evaluate_groups(pq, lfirst(lc), rows, nulls, times));
+		separator = " UNION ALL ";
+	}
+	appendStringInfo(&text, " ON CONFLICT (%s) DO UPDATE SET %s RETURNING %s",
+					 ib_delta_key_list(pq, ""), updates.data, ib_delta_key_list(pq, ""));
 	return text.data;
+}
+
+/* Remove those of them that the source turned out to have no rows for. */
+char *
+ib_recompute_remove(PipelineQuery *pq, const char *state_table, const Bitmapset *nulls)
+{
+	return psprintf("DELETE FROM %s s USING %s g WHERE g." TOUCHED_UNKNOWN " AND g." TOUCHED_COUNT " > 0 AND %s "
+					"AND NOT EXISTS (SELECT FROM %s f WHERE %s)",
+					state_table, TOUCHED_RELATION, same_group(pq->keys, "s", "g", nulls),
+					FRESH_RELATION, same_group(pq->keys, "f", "g", nulls));
 }

@@ -153,7 +153,7 @@ ib_flush_wal(void)
 XLogRecPtr
 ib_emit_barrier(void)
 {
-	XLogRecPtr	lsn = LogLogicalMessage(IB_NAME, "", 0, false);
+	XLogRecPtr	lsn = ib_log_message(IB_NAME, "", 0, false);
 
 	XLogFlush(lsn);
 	return lsn;

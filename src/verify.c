@@ -17,12 +17,14 @@
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
 #include "catalog/pg_type.h"
 #include "tcop/dest.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/snapmgr.h"
+#include "utils/typcache.h"
 
 #include "catalog.h"
 #include "functions.h"
@@ -136,11 +138,37 @@ visible_keys(PipelineQuery *pq, const char *qualifier)
 	return text.data;
 }
 
+/* The output columns in a form that can be compared: json and xml as text. */
+static char *
+comparable_columns(PipelineQuery *pq)
+{
+	StringInfoData text;
+	ListCell   *lc;
+
+	initStringInfo(&text);
+	foreach(lc, pq->query->targetList)
+	{
+		TargetEntry *entry = lfirst_node(TargetEntry, lc);
+		Oid			type = exprType((Node *) entry->expr);
+		char	   *name;
+
+		if (entry->resjunk)
+			continue;
+		name = pstrdup(quote_identifier(entry->resname));
+		if (OidIsValid(lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr))
+			appendStringInfo(&text, "%s%s", text.len ? ", " : "", name);
+		else
+			appendStringInfo(&text, "%s%s::pg_catalog.text AS %s",
+							 text.len ? ", " : "", name, name);
+	}
+	return text.data;
+}
+
 static char *
 difference_text(PipelineQuery *pq)
 {
-	return psprintf("WITH a AS (SELECT * FROM %1$s EXCEPT ALL SELECT * FROM %2$s),"
-					" b AS (SELECT * FROM %2$s EXCEPT ALL SELECT * FROM %1$s)"
+	return psprintf("WITH a AS (SELECT %5$s FROM %1$s EXCEPT ALL SELECT %5$s FROM %2$s),"
+					" b AS (SELECT %5$s FROM %2$s EXCEPT ALL SELECT %5$s FROM %1$s)"
 					" SELECT CASE WHEN b.row IS NULL THEN 'only in aggregate'"
 					" WHEN a.row IS NULL THEN 'only in batch' ELSE 'different' END,"
 					" a.row, b.row"
@@ -148,7 +176,8 @@ difference_text(PipelineQuery *pq)
 					" FULL JOIN (SELECT pg_catalog.to_jsonb(b) AS row, pg_catalog.jsonb_build_array(%4$s) AS key FROM b) b"
 					" ON a.key OPERATOR(pg_catalog.=) b.key",
 					AGGREGATE_RELATION, BATCH_RESULT_RELATION,
-					visible_keys(pq, "a"), visible_keys(pq, "b"));
+					visible_keys(pq, "a"), visible_keys(pq, "b"),
+					comparable_columns(pq));
 }
 
 /*

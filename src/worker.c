@@ -21,6 +21,10 @@
  */
 #include "incbatch.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "executor/spi.h"
@@ -42,6 +46,7 @@
 
 #include "decode.h"
 #include "path.h"
+#include "source.h"
 
 /* Without a wake-up, look at the WAL this often. */
 #define POLL_USECS (1000 * 1000)
@@ -92,6 +97,20 @@ fix_settings(void)
 
 	for (int i = 0; i < lengthof(settings); i++)
 		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+/*
+ * Decoding takes and frees logical_decoding_work_mem in large blocks, over and
+ * over.  glibc gives each of them back to the kernel, which has to clear the
+ * pages again: a third of what reading costs.  Let the process keep them.
+ */
+static void
+keep_freed_memory(void)
+{
+#ifdef __GLIBC__
+	(void) mallopt(M_MMAP_THRESHOLD, 32 * 1024 * 1024);
+	(void) mallopt(M_TRIM_THRESHOLD, 256 * 1024 * 1024);
+#endif
 }
 
 static void
@@ -197,7 +216,11 @@ copy_row(IbPath *path, const PathRow *row)
 	old = MemoryContextSwitchTo(path->context);
 	*path->row = *row;
 	if (row->has_frontier)
+	{
 		path->row->frontier.snapshot = datumCopy(row->frontier.snapshot, false, -1);
+		if (row->frontier.partitions)
+			path->row->frontier.partitions = datumCopy(row->frontier.partitions, false, -1);
+	}
 	path->row->settings = NIL;
 	foreach(lc, row->settings)
 		path->row->settings = lappend(path->row->settings, pstrdup(lfirst(lc)));
@@ -414,14 +437,7 @@ collect(void)
 	if (rewind)
 	{
 		ib_decode_close();
-		ib_batches_forget_streams();
-		foreach(lc, paths)
-		{
-			IbPath	   *path = lfirst(lc);
-
-			if (path->batch != NULL)
-				ib_batch_empty(path->batch);
-		}
+		ib_batches_restart();
 		read_upto = InvalidXLogRecPtr;
 		StartTransactionCommand();
 		ib_decode_open(decode_start());
@@ -604,8 +620,17 @@ run_path(IbPath *path, const char *reason, bool store)
 
 	if (done && path->statements != NULL)
 		path->statements->proven = true;
+	if (done)
+		path->started_over = false;
 	if (path->batch != NULL && path->batch->lost)
-		lose_place(path, path->batch->lost);
+	{
+		/* changes from before a backfill do not matter: collect from here on */
+		if (path->row->state != PATH_RUNNING && !path->started_over)
+			stop_collecting(path);
+		else
+			lose_place(path, path->batch->lost);
+		path->started_over = !path->started_over;
+	}
 	else if (!done)
 		path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
 	if (path->batch != NULL)
@@ -643,7 +668,7 @@ due(IbPath *path, bool caught_up, TimestampTz as_of)
 		return path->batch->ntransactions > 0 ? "full" : "quiet";
 	if (now - path->ran_at < trigger)
 		return NULL;
-	if (path->batch->ntransactions > 0)
+	if (path->batch->ntransactions > 0 || ib_partitions_changed(path->batch))
 		return "trigger";
 	if (caught_up)
 	{
@@ -743,10 +768,18 @@ note_relation_change(Datum arg, Oid relid)
 		return;
 	foreach(lc, paths)
 	{
-		PathStatements *statements = ((IbPath *) lfirst(lc))->statements;
+		IbPath	   *path = lfirst(lc);
+		PathStatements *statements = path->statements;
 
-		if (statements != NULL &&
-			(relid == InvalidOid || list_member_oid(statements->relations, relid)))
+		if (statements == NULL || relid == InvalidOid ||
+			list_member_oid(statements->source_relations, relid))
+		{
+			if (path->batch != NULL)
+				ib_batch_note_partitions(path->batch);
+		}
+		else if (!list_member_oid(statements->relations, relid))
+			continue;
+		if (statements != NULL)
 			statements->stale = true;
 	}
 }
@@ -819,6 +852,7 @@ ib_worker_main(Datum arg)
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	fix_settings();
+	keep_freed_memory();
 	ib_slot_init_worker();
 	ib_backfill_init();
 	CacheRegisterRelcacheCallback(note_relation_change, (Datum) 0);

@@ -1,0 +1,209 @@
+--
+-- Aggregates that are evaluated again from the source when a row of their
+-- group changes: DISTINCT, ORDER BY, percentiles, arrays, JSON, user-defined
+--
+CREATE SCHEMA recompute;
+SET search_path = recompute, public;
+
+CREATE TABLE sales (id int PRIMARY KEY, shop text, day date, item text, qty int, price numeric, note xml);
+ALTER TABLE sales REPLICA IDENTITY FULL;
+INSERT INTO sales
+SELECT i, CASE i % 4 WHEN 0 THEN NULL ELSE 'shop ' || i % 4 END, CASE WHEN i % 5 > 0 THEN date '2024-01-01' + i % 5 END,
+       'item ' || i % 6, CASE WHEN i % 7 > 0 THEN i % 7 END, i * 1.5, '<n/>'
+FROM generate_series(1, 60) i;
+
+-- a user's own: the product of all values
+CREATE FUNCTION times(numeric, numeric) RETURNS numeric IMMUTABLE STRICT LANGUAGE sql AS 'SELECT $1 * $2';
+CREATE AGGREGATE product(numeric) (SFUNC = times, STYPE = numeric);
+CREATE AGGREGATE place(VARIADIC "any" ORDER BY VARIADIC "any") (SFUNC = ordered_set_transition_multi, STYPE = internal,
+	FINALFUNC = rank_final, FINALFUNC_EXTRA, HYPOTHETICAL);
+
+SELECT incbatch.create_pipeline('distinct_items', $$
+	SELECT shop, day, count(*), count(DISTINCT item) AS items, sum(DISTINCT qty) AS quantities, avg(DISTINCT qty) AS mean,
+	       count(DISTINCT item) FILTER (WHERE qty > 2) AS many, max(qty) AS most
+	FROM sales GROUP BY shop, day
+$$);
+SELECT incbatch.create_pipeline('lists', $$
+	SELECT shop, array_agg(id ORDER BY price DESC, id) AS ids, string_agg(item, ', ' ORDER BY id) AS items,
+	       string_agg(DISTINCT item, '$1') AS names, array_agg(DISTINCT qty) AS quantities,
+	       json_agg(item ORDER BY id) AS j, jsonb_agg(item ORDER BY id DESC NULLS FIRST) FILTER (WHERE qty > 3) AS jb,
+	       json_object_agg(id, item ORDER BY id) AS o, jsonb_object_agg(coalesce(item, 'none'), qty ORDER BY id) AS ob,
+	       xmlagg(note ORDER BY id)::text AS x, array_agg(ARRAY[id, qty] ORDER BY id) AS nested,
+	       string_agg(item COLLATE "C", '-' ORDER BY item COLLATE "C" USING >, id) AS backwards
+	FROM sales GROUP BY shop
+$$);
+SELECT incbatch.create_pipeline('ranks', $$
+	SELECT day, percentile_cont(0.5) WITHIN GROUP (ORDER BY qty) AS median,
+	       percentile_cont(ARRAY[0.1, 0.9]) WITHIN GROUP (ORDER BY qty) AS ends,
+	       percentile_disc(0.25) WITHIN GROUP (ORDER BY price DESC) FILTER (WHERE id > 5) AS quarter,
+	       mode() WITHIN GROUP (ORDER BY item) AS mode, rank(3) WITHIN GROUP (ORDER BY qty) AS rank,
+	       dense_rank(3, 'item 2') WITHIN GROUP (ORDER BY qty, item DESC) AS dense,
+	       percentile_disc((extract(day FROM day) / 10)::float8) WITHIN GROUP (ORDER BY id) AS by_key,
+	       count(*) FILTER (WHERE qty > 1) AS n
+	FROM sales GROUP BY day
+$$);
+SELECT incbatch.create_pipeline('own', $$
+	SELECT shop, product(qty) AS product, round(product(DISTINCT qty), 1) + 1 AS more, bit_and(qty) AS a, bit_or(qty) AS o, bit_xor(qty) AS x,
+	       range_agg(int4range(qty, qty + 2)) AS r, every(qty > 0) AS e, place(3) WITHIN GROUP (ORDER BY qty) AS p
+	FROM sales GROUP BY shop HAVING product(qty) > 1 OR count(DISTINCT item) > 1
+$$);
+SELECT pipeline, strategy FROM incbatch.pipelines ORDER BY 1;
+\d distinct_items_state
+CREATE PROCEDURE all_exact(INOUT differences bigint DEFAULT NULL, INOUT spellings bigint DEFAULT NULL,
+                           INOUT verify bigint DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+	p text;
+	d bigint; s bigint; v bigint;
+BEGIN
+	differences := 0;
+	spellings := 0;
+	verify := 0;
+	FOREACH p IN ARRAY '{distinct_items,lists,ranks,own}'::text[] LOOP
+		CALL exact(p, d, s, v);
+		differences := differences + d;
+		spellings := spellings + s;
+		verify := verify + v;
+	END LOOP;
+END $$;
+CALL all_exact();
+SELECT shop, ids[1:4], items ~ '^item' AS items, names, quantities, ob FROM lists ORDER BY shop;
+SELECT * FROM ranks ORDER BY day;
+SELECT * FROM own ORDER BY shop;
+
+-- one group touched by an insert, an update, a delete: the others stay
+INSERT INTO sales VALUES (100, 'shop 1', '2024-01-01', 'item 99', 50, 7, '<m/>');
+CALL all_exact();
+SELECT items, most FROM distinct_items WHERE shop = 'shop 1' AND day = '2024-01-01';
+UPDATE sales SET item = 'item 100', qty = NULL WHERE id = 100;
+CALL all_exact();
+DELETE FROM sales WHERE id = 100;
+CALL all_exact();
+SELECT strategy, sum(groups_changed) AS groups, sum(rows_in) AS rows FROM incbatch.batches WHERE pipeline = 'distinct_items' GROUP BY 1;
+
+-- NULL keys, rows that move between groups, groups that empty
+UPDATE sales SET qty = qty + 1 WHERE shop IS NULL;
+CALL all_exact();
+UPDATE sales SET day = NULL WHERE id % 6 = 0;
+CALL all_exact();
+UPDATE sales SET shop = CASE WHEN shop IS NULL THEN 'shop 9' END, day = day + 1 WHERE id % 2 = 0;
+CALL all_exact();
+DELETE FROM sales WHERE shop = 'shop 1' OR day = '2024-01-03';
+CALL all_exact();
+SELECT count(*) FROM own WHERE shop = 'shop 1';
+UPDATE sales SET qty = NULL, item = NULL WHERE shop = 'shop 3' OR day = '2024-01-02';
+CALL all_exact();
+SELECT shop, day, items, quantities, mean, many, most FROM distinct_items WHERE shop = 'shop 3' ORDER BY day;
+SELECT * FROM own WHERE shop = 'shop 3';
+-- a row many times in one transaction; a group that comes and goes in one
+BEGIN;
+INSERT INTO sales VALUES (200, 'shop 5', '2024-02-01', 'x', 1, 1, NULL), (201, 'shop 6', '2024-02-01', 'y', 1, 1, NULL);
+UPDATE sales SET qty = 2 WHERE id = 200;
+UPDATE sales SET shop = 'shop 7', qty = 3 WHERE id = 200;
+DELETE FROM sales WHERE id = 201;
+COMMIT;
+CALL all_exact();
+SELECT shop, items, quantities FROM distinct_items WHERE day = '2024-02-01';
+-- truncated, empty, and filled again in one transaction
+BEGIN; INSERT INTO sales VALUES (300, 'shop 5', '2024-02-02', 'x', 1, 1, NULL); TRUNCATE sales; INSERT INTO sales VALUES (301, 'shop 8', '2024-02-02', 'z', 4, 1, NULL); COMMIT;
+CALL all_exact();
+SELECT shop, day, count, items, quantities, most FROM distinct_items;
+DELETE FROM sales;
+CALL all_exact();
+SELECT (SELECT count(*) FROM distinct_items) + (SELECT count(*) FROM lists) + (SELECT count(*) FROM ranks) + (SELECT count(*) FROM own) AS groups;
+INSERT INTO sales VALUES (301, 'shop 8', '2024-02-02', 'z', 4, 1, NULL);
+CALL all_exact();
+
+-- ---------------------------------------------------------------------
+-- Keys that are equal but not the same
+-- ---------------------------------------------------------------------
+CREATE TABLE alike (id int PRIMARY KEY, n numeric, v int);
+ALTER TABLE alike REPLICA IDENTITY FULL;
+SELECT incbatch.create_pipeline('by_n', 'SELECT n, count(DISTINCT v) AS vs, array_agg(v ORDER BY v) AS all FROM alike GROUP BY n');
+INSERT INTO alike VALUES (1, 1.0, 1), (2, 1.00, 2), (3, 2, 3);
+CALL exact('by_n');
+DELETE FROM alike WHERE id = 1;
+INSERT INTO alike VALUES (4, 1.000, 2);
+CALL incbatch.refresh_pipeline('by_n');
+SELECT vs, "all" FROM by_n ORDER BY n;
+SELECT count(*) FROM incbatch.verify_pipeline('by_n');
+
+-- ---------------------------------------------------------------------
+-- A lookup joined in: the group is what it is now
+-- ---------------------------------------------------------------------
+CREATE TABLE shops (shop text PRIMARY KEY, city text);
+INSERT INTO shops VALUES ('shop 1', 'Rome'), ('shop 2', 'Rome'), ('shop 8', 'Oslo');
+SELECT incbatch.create_pipeline('cities', $$
+	SELECT s.city, count(DISTINCT item) AS items, string_agg(DISTINCT t.shop, ',') AS shops, max(qty) AS most
+	FROM sales t LEFT JOIN shops s USING (shop) WHERE qty > 0 GROUP BY s.city
+$$);
+CALL exact('cities');
+INSERT INTO sales SELECT i, 'shop ' || i % 4, '2024-01-01', 'item ' || i % 3, i, 1 FROM generate_series(1, 20) i;
+CALL exact('cities');
+SELECT * FROM cities ORDER BY 1;
+DELETE FROM sales WHERE shop = 'shop 1';
+CALL exact('cities');
+DELETE FROM sales WHERE shop IN ('shop 2', 'shop 8');
+CALL exact('cities');
+SELECT * FROM cities ORDER BY 1;
+
+-- ---------------------------------------------------------------------
+-- Windows of time: only their rows are read
+-- ---------------------------------------------------------------------
+CREATE TABLE events (id int PRIMARY KEY, ts timestamptz, local timestamp, who int);
+ALTER TABLE events REPLICA IDENTITY FULL;
+INSERT INTO events SELECT i, timestamptz '2024-03-30 12:00 UTC' + i * interval '7 min', timestamp '2024-03-30 12:00' + i * interval '7 min', i % 5
+FROM generate_series(1, 600) i;
+INSERT INTO events VALUES (1001, 'infinity', 'infinity', 1), (1002, '-infinity', '-infinity', 1), (1003, NULL, NULL, 1),
+	(1004, '0044-03-15 BC', '0044-03-15 BC', 1), (1005, '290000-01-01', '290000-01-01', 1);
+SET TimeZone = 'Europe/Rome';
+SELECT incbatch.create_pipeline('by_' || name, format('SELECT %s AS w, count(DISTINCT who) AS people, array_agg(id ORDER BY id) AS ids FROM events GROUP BY 1', expr))
+FROM (VALUES ('hour', $$date_trunc('hour', ts)$$), ('day', $$date_trunc('day', ts)$$), ('week', $$date_trunc('week', local)$$),
+             ('zone', $$date_trunc('month', ts, 'Asia/Kathmandu')$$), ('date', $$ts::date$$),
+             ('local_date', $$local::date$$)) v(name, expr);
+-- date_bin takes no infinite time
+SELECT incbatch.create_pipeline('by_bin', $$
+	SELECT date_bin('45 min', ts, '2024-01-01') AS w, count(DISTINCT who) AS people, array_agg(id ORDER BY id) AS ids
+	FROM events WHERE isfinite(ts) GROUP BY 1
+$$);
+SET DateStyle = 'German';
+SELECT incbatch.create_pipeline('by_style', $$SELECT date_trunc('hour', ts) AS w, who, count(DISTINCT id) AS n FROM events GROUP BY 1, 2$$);
+RESET DateStyle;
+CREATE PROCEDURE windows_exact(INOUT differences bigint DEFAULT NULL, INOUT verify bigint DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+	p text;
+	d bigint; s bigint; v bigint;
+BEGIN
+	differences := 0;
+	verify := 0;
+	FOREACH p IN ARRAY '{by_hour,by_day,by_week,by_zone,by_bin,by_date,by_local_date,by_style}'::text[] LOOP
+		CALL exact(p, d, s, v);
+		differences := differences + d + s;
+		verify := verify + v;
+	END LOOP;
+END $$;
+CALL windows_exact();
+-- in many windows at once, in one, at the borders, where clocks change
+UPDATE events SET who = who + 1;
+CALL windows_exact();
+UPDATE events SET who = 77 WHERE id = 100;
+CALL windows_exact();
+UPDATE events SET ts = ts + interval '1 day', local = local + interval '1 day' WHERE id % 50 = 0;
+CALL windows_exact();
+INSERT INTO events VALUES (2001, '2024-03-31 00:59:59.999999 UTC', '2024-03-31 23:59:59.999999', 9), (2002, '2024-03-31 01:00 UTC', '2024-04-01', 9),
+	(2003, '2024-10-27 00:30 UTC', '2024-10-27 02:30', 9), (2004, '2024-10-27 01:30 UTC', '2024-10-27 02:30', 9);
+CALL windows_exact();
+DELETE FROM events WHERE id IN (2001, 2003, 1001, 1003) OR id % 3 = 0;
+CALL windows_exact();
+UPDATE events SET ts = NULL, local = NULL WHERE id % 20 = 1;
+CALL windows_exact();
+UPDATE events SET ts = '2024-05-01', local = '2024-05-01' WHERE ts IS NULL OR NOT isfinite(ts);
+CALL windows_exact();
+TRUNCATE events;
+CALL windows_exact();
+RESET TimeZone;
+
+SELECT count(incbatch.drop_pipeline(pipeline)) FROM incbatch.pipelines;
+SET client_min_messages = warning;
+DROP SCHEMA recompute CASCADE;
