@@ -212,7 +212,7 @@ append_item(StringInfo text, const char *item)
 static char *
 describe_reading(PipelineQuery *pq)
 {
-	List	   *source = list_make1(copyObject(rt_fetch(pq->source_index, pq->query->rtable)));
+	List	   *source = list_make1(copyObject(pq->source_entry));
 	char	   *name = ib_query_relation_name(pq->source);
 	Wanted		wanted = {0};
 	StringInfoData columns;
@@ -224,9 +224,11 @@ describe_reading(PipelineQuery *pq)
 	foreach(lc, pq->keys)
 	{
 		KeyColumn  *key = lfirst(lc);
-		Node	   *expr = flatten_join_alias_vars(pq->query, copyObject((Node *) key->expr));
+		Node	   *expr = ib_query_at_source(pq, flatten_join_alias_vars(pq->query,
+																	  copyObject((Node *) key->expr)));
 		Bitmapset  *tables = pull_varnos(NULL, expr);
-		Var		   *column = key->time ? key->time : (Var *) expr;
+		Var		   *column = key->time ?
+			(Var *) ib_query_at_source(pq, (Node *) key->time) : (Var *) expr;
 
 		if (!bms_equal(tables, bms_make_singleton(pq->source_index)))
 			continue;
@@ -333,7 +335,7 @@ explain_joins(Explanation *explain)
 		char	   *served;
 
 		index++;
-		if (index == pq->source_index || rte->rtekind == RTE_JOIN || !rte->inFromCl)
+		if (index == linitial_int(pq->source_path) || rte->rtekind == RTE_JOIN || !rte->inFromCl)
 			continue;
 		type = find_join(explain, (Node *) pq->query->jointree, index, &wanted);
 		if (rte->rtekind != RTE_RELATION)
