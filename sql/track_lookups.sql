@@ -111,6 +111,15 @@ INSERT INTO shapes VALUES
 ('recomputed',
 	'SELECT p.category, count(DISTINCT h.name) AS shops, string_agg(h.name, '','' ORDER BY s.id) AS names, count(*)
 	 FROM sales s JOIN product p USING (product_id) LEFT JOIN shop h ON h.shop_id = s.shop_id GROUP BY 1'),
+('in_sets',
+	'SELECT p.category, h.name, count(*), max(p.weight), grouping(h.name) AS all_shops FROM sales s
+	 JOIN product p USING (product_id) LEFT JOIN shop h ON h.shop_id = s.shop_id GROUP BY ROLLUP (p.category, h.name)'),
+('in_one_row',
+	'SELECT count(*), sum(p.weight), min(h.name) FROM sales s JOIN product p USING (product_id) LEFT JOIN shop h ON h.shop_id = s.shop_id
+	 HAVING count(*) >= (SELECT min(region_id) FROM region) OR true'),
+('distinct_rows',
+	'SELECT DISTINCT p.category, r.name FROM sales s LEFT JOIN shop h USING (shop_id) JOIN product p ON p.product_id = s.product_id
+	 LEFT JOIN region r ON r.region_id = h.region_id'),
 ('by_hour',
 	'SELECT date_trunc(''hour'', v.at) AS hour, p.category, max(p.weight), count(*), array_agg(DISTINCT v.seconds) AS seconds
 	 FROM visits v LEFT JOIN product p USING (product_id) GROUP BY 1, 2'),
@@ -138,6 +147,12 @@ BEGIN
 	END LOOP;
 END $$;
 CALL all_exact();
+
+-- what their changes cost
+SELECT transform, detail FROM incbatch.explain_pipeline('several') WHERE transform LIKE 'join %';
+CREATE INDEX sales_product ON sales (product_id);
+SELECT transform, detail FROM incbatch.explain_pipeline('inner_after_left') WHERE transform LIKE 'join %'
+UNION ALL SELECT transform, detail FROM incbatch.explain_pipeline('anti_join') WHERE transform LIKE 'join %';
 
 -- the group column, the join key, a filtered column
 UPDATE product SET category = 'paper' WHERE product_id = 1;
@@ -389,6 +404,11 @@ SELECT refused('SELECT r.name, count(*) FROM sales s LEFT JOIN (shop h JOIN regi
 SELECT refused('SELECT r.name, count(*) FROM sales s JOIN (shop h FULL JOIN region r USING (region_id)) ON true GROUP BY 1');
 SELECT refused('SELECT s.shop_id, count(*) FROM sales s CROSS JOIN region a CROSS JOIN region b CROSS JOIN region c
 	CROSS JOIN region d CROSS JOIN region e CROSS JOIN region f CROSS JOIN region g GROUP BY 1');
+SELECT refused('WITH h AS (SELECT * FROM shop) SELECT h.name, count(*) FROM sales s JOIN h USING (shop_id) GROUP BY 1');
+SELECT refused('SELECT h.name, count(*) FROM sales s JOIN (SELECT * FROM shop) h USING (shop_id) GROUP BY 1');
+SELECT refused('SELECT h.name, count(*) FROM (SELECT * FROM sales) s JOIN shop h USING (shop_id) GROUP BY 1');
+SELECT refused('SELECT shop_id, count(*) FROM sales s WHERE EXISTS (SELECT FROM product p WHERE p.product_id = s.product_id) GROUP BY 1');
+SELECT refused('SELECT (SELECT name FROM shop h WHERE h.shop_id = s.shop_id) AS name, count(*) FROM sales s GROUP BY 1');
 SELECT refused('SELECT g, count(*) FROM sales s JOIN product p USING (product_id), generate_series(1, p.product_id) g GROUP BY 1');
 SELECT incbatch.create_pipeline('totals', 'SELECT shop_id, count(*) FROM sales GROUP BY 1');
 SELECT refused('SELECT t.row_count, count(*) FROM sales s JOIN totals_state t USING (shop_id) GROUP BY 1');

@@ -230,7 +230,6 @@ make_statements(IbPath *path)
 	PathStatements *statements = palloc0(sizeof(PathStatements));
 	char	   *state_table = ib_query_relation_name(path->row->state_table);
 	int			columns;
-	ListCell   *lc;
 
 	ib_inputs_prepare(path, pq);
 	columns = ib_inputs_source(path)->desc->natts;
@@ -246,18 +245,14 @@ make_statements(IbPath *path)
 	statements->merge_plus = ib_delta_merge(pq, state_table, false);
 	statements->merge_mixed = ib_delta_merge(pq, state_table, true);
 	statements->remove = ib_delta_remove(state_table);
+	statements->without_rows = ib_delta_without_rows(pq, state_table);
 	statements->initial = ib_delta_initial(pq);
 	if (path->row->closes)
 		statements->late = ib_watermark_statements(path, pq, state_table, columns);
 	statements->source_relations = ib_source_relations(path->row->source);
 	statements->relations = list_make2_oid(path->row->definition,
 										   path->row->state_table);
-	foreach(lc, pq->query->rtable)
-	{
-		if (lfirst_node(RangeTblEntry, lc)->rtekind == RTE_RELATION)
-			statements->relations = lappend_oid(statements->relations,
-												lfirst_node(RangeTblEntry, lc)->relid);
-	}
+	statements->relations = list_concat(statements->relations, pq->relations);
 	path->statements = statements;
 	MemoryContextSwitchTo(old);
 }
@@ -407,6 +402,14 @@ evaluate_again(IbPath *path, List *unknown)
 	}
 }
 
+/* A query without GROUP BY has a row even if the source is empty. */
+void
+ib_add_groups_without_rows(IbPath *path)
+{
+	if (path->statements->without_rows != NULL)
+		ib_run_statement(path->statements->without_rows, SPI_OK_INSERT, NULL);
+}
+
 /* Empty groups go, unknown ones are evaluated again. */
 static void
 finish_touched(IbPath *path, Tuplestorestate *touched, int64 ntouched,
@@ -424,6 +427,8 @@ finish_touched(IbPath *path, Tuplestorestate *touched, int64 ntouched,
 		evaluate_again(path, unknown);
 		meter->record.strategy = "recompute";
 	}
+	if (empty || unknown != NIL)
+		ib_add_groups_without_rows(path);
 }
 
 /* Find out which groups the batch touches, and evaluate them again. */
@@ -514,7 +519,10 @@ fold_in(IbPath *path, Meter *meter)
 	if (late)
 		ib_late_offer(path, &run);
 	if (source->truncated)
+	{
 		empty_state(path, &run);
+		ib_add_groups_without_rows(path);
+	}
 	if (batch->rows > 0 || changed != NULL)
 	{
 		ib_offer_relation(BATCH_RELATION, InvalidOid, batch->desc, batch->store,

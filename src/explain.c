@@ -212,7 +212,7 @@ append_item(StringInfo text, const char *item)
 static char *
 describe_reading(PipelineQuery *pq)
 {
-	List	   *source = list_make1(copyObject(rt_fetch(pq->source_index, pq->query->rtable)));
+	List	   *source = list_make1(copyObject(pq->source_entry));
 	char	   *name = ib_query_relation_name(pq->source);
 	Wanted		wanted = {0};
 	StringInfoData columns;
@@ -224,9 +224,11 @@ describe_reading(PipelineQuery *pq)
 	foreach(lc, pq->keys)
 	{
 		KeyColumn  *key = lfirst(lc);
-		Node	   *expr = flatten_join_alias_vars(pq->query, copyObject((Node *) key->expr));
+		Node	   *expr = ib_query_at_source(pq, flatten_join_alias_vars(pq->query,
+																	  copyObject((Node *) key->expr)));
 		Bitmapset  *tables = pull_varnos(NULL, expr);
-		Var		   *column = key->time ? key->time : (Var *) expr;
+		Var		   *column = key->time ?
+			(Var *) ib_query_at_source(pq, (Node *) key->time) : (Var *) expr;
 
 		if (!bms_equal(tables, bms_make_singleton(pq->source_index)))
 			continue;
@@ -263,9 +265,24 @@ describe_reading(PipelineQuery *pq)
  * ----------------------------------------------------------------
  */
 
-/* Columns of a lookup that an equality in a condition compares */
+/* The column of a relation that an operand is, or 0 */
+static AttrNumber
+operand_column(Node *operand, int relation)
+{
+	Var		   *var = (Var *) strip_implicit_coercions(operand);
+
+	if (IsA(var, RelabelType))
+		var = (Var *) ((RelabelType *) var)->arg;
+	return IsA(var, Var) && var->varno == relation ? Max(var->varattno, 0) : 0;
+}
+
+/*
+ * Columns of a lookup that an equality in a condition compares, and those of
+ * the source that it compares them with
+ */
 static void
-find_joined_columns(Node *quals, int lookup, Wanted *wanted)
+find_joined_columns(Node *quals, int lookup, int source, Wanted *wanted,
+					Wanted *compared)
 {
 	ListCell   *lc;
 
@@ -278,20 +295,25 @@ find_joined_columns(Node *quals, int lookup, Wanted *wanted)
 			continue;
 		foreach(la, op->args)
 		{
-			Var		   *var = (Var *) strip_implicit_coercions(lfirst(la));
+			Node	   *other = la == list_head(op->args) ? llast(op->args) : linitial(op->args);
 
-			if (IsA(var, RelabelType))
-				var = (Var *) ((RelabelType *) var)->arg;
-			if (IsA(var, Var) && var->varno == lookup && var->varattno > 0)
-				wanted->columns = bms_add_member(wanted->columns, var->varattno);
+			if (operand_column(lfirst(la), lookup) == 0)
+				continue;
+			wanted->columns = bms_add_member(wanted->columns,
+											 operand_column(lfirst(la), lookup));
+			if (operand_column(other, source) != 0)
+				compared->columns = bms_add_member(compared->columns,
+												   operand_column(other, source));
 		}
 	}
 }
 
 /* Where a lookup is joined: the type of the join, and its columns */
 static JoinType
-find_join(Explanation *explain, Node *node, int lookup, Wanted *wanted)
+find_join(Explanation *explain, Node *node, int lookup, Wanted *wanted,
+		  Wanted *compared)
 {
+	int			source = linitial_int(explain->pq->source_path);
 	JoinType	type = JOIN_INNER;
 	ListCell   *lc;
 
@@ -300,22 +322,47 @@ find_join(Explanation *explain, Node *node, int lookup, Wanted *wanted)
 		FromExpr   *from = (FromExpr *) node;
 
 		find_joined_columns(flatten_join_alias_vars(explain->pq->query, copyObject(from->quals)),
-							lookup, wanted);
+							lookup, source, wanted, compared);
 		foreach(lc, from->fromlist)
-			type = Max(type, find_join(explain, lfirst(lc), lookup, wanted));
+			type = Max(type, find_join(explain, lfirst(lc), lookup, wanted, compared));
 	}
 	else if (IsA(node, JoinExpr))
 	{
 		JoinExpr   *join = (JoinExpr *) node;
 
 		find_joined_columns(flatten_join_alias_vars(explain->pq->query, copyObject(join->quals)),
-							lookup, wanted);
+							lookup, source, wanted, compared);
 		if (IsA(join->rarg, RangeTblRef) && ((RangeTblRef *) join->rarg)->rtindex == lookup)
 			type = join->jointype;
-		type = Max(type, find_join(explain, join->larg, lookup, wanted));
-		type = Max(type, find_join(explain, join->rarg, lookup, wanted));
+		type = Max(type, find_join(explain, join->larg, lookup, wanted, compared));
+		type = Max(type, find_join(explain, join->rarg, lookup, wanted, compared));
 	}
 	return type;
+}
+
+/* Where its changes are followed: how the source's rows that match are found */
+static char *
+describe_tracking(Explanation *explain, int lookup, const Wanted *compared)
+{
+	Oid			source = explain->pq->source;
+	char	   *name = ib_query_relation_name(source);
+	char	   *index;
+	ListCell   *lc;
+
+	foreach(lc, explain->pq->lookups)
+	{
+		if (((TrackedLookup *) lfirst(lc))->index == lookup)
+			break;
+	}
+	if (lc == NULL)
+		return "";
+	if (bms_is_empty(compared->columns))
+		return psprintf("; its changes are folded in too and read %s, by no column of its own", name);
+	index = find_index(source, compared);
+	return psprintf("; its changes are folded in too and read %s: %s", name,
+					index ? psprintf("index %s serves it", index) :
+					psprintf("no index serves it, CREATE INDEX ON %s (%s)", name,
+							 quote_identifier(get_attname(source, bms_next_member(compared->columns, -1), false))));
 }
 
 static void
@@ -329,13 +376,14 @@ explain_joins(Explanation *explain)
 	{
 		RangeTblEntry *rte = lfirst(lc);
 		Wanted		wanted = {0};
+		Wanted		compared = {0};
 		JoinType	type;
 		char	   *served;
 
 		index++;
-		if (index == pq->source_index || rte->rtekind == RTE_JOIN || !rte->inFromCl)
+		if (index == linitial_int(pq->source_path) || rte->rtekind == RTE_JOIN || !rte->inFromCl)
 			continue;
-		type = find_join(explain, (Node *) pq->query->jointree, index, &wanted);
+		type = find_join(explain, (Node *) pq->query->jointree, index, &wanted, &compared);
 		if (rte->rtekind != RTE_RELATION)
 		{
 			put_row(explain, psprintf("join %s", rte->eref->aliasname), DELTA, -1, 0,
@@ -344,9 +392,10 @@ explain_joins(Explanation *explain)
 		}
 		served = bms_is_empty(wanted.columns) ? NULL : find_index(rte->relid, &wanted);
 		put_row(explain, psprintf("join %s", ib_query_relation_name(rte->relid)), DELTA, -1, 0,
-				psprintf("%s join; the lookup is read when a change is folded in%s",
+				psprintf("%s join; the lookup is read when a change is folded in%s%s",
 						 type == JOIN_LEFT ? "left" : "inner",
-						 served ? psprintf(", index %s serves it", served) : ", as a whole"));
+						 served ? psprintf(", index %s serves it", served) : ", as a whole",
+						 describe_tracking(explain, index, &compared)));
 	}
 }
 
@@ -469,8 +518,8 @@ explain_expressions(Explanation *explain)
  * ----------------------------------------------------------------
  */
 
-/* What the catalog knows: the view that is the query; state and watermark */
-static Oid
+/* What the catalog knows: the query; state and watermark */
+static PipelineQuery *
 find_pipeline(Explanation *explain, Oid relation)
 {
 	Oid			types[] = {OIDOID};
@@ -478,12 +527,14 @@ find_pipeline(Explanation *explain, Oid relation)
 	HeapTuple	row;
 	TupleDesc	desc;
 	bool		isnull;
-	Oid			definition;
+	bool		tracks_lookups;
+	Query	   *query;
 
 	if (SPI_execute_with_args("SELECT p.definition::pg_catalog.oid, a.relation::pg_catalog.oid,"
 							  " CASE WHEN p.lateness IS NULL THEN 'none: windows never close'"
 							  " ELSE pg_catalog.format('%s: max(%I) seen - %s',"
-							  " coalesce(p.watermark::pg_catalog.text, 'no row yet'), p.event_time, p.lateness) END"
+							  " coalesce(p.watermark::pg_catalog.text, 'no row yet'), p.event_time, p.lateness) END,"
+							  " p.track_lookups"
 							  " FROM incbatch.pipelines p JOIN incbatch.paths a"
 							  " ON a.pipeline OPERATOR(pg_catalog.=) p.pipeline"
 							  " WHERE p.relation::pg_catalog.oid OPERATOR(pg_catalog.=) $1"
@@ -492,12 +543,13 @@ find_pipeline(Explanation *explain, Oid relation)
 		elog(ERROR, "could not read incbatch.pipelines");
 	row = SPI_tuptable->vals[0];
 	desc = SPI_tuptable->tupdesc;
-	definition = DatumGetObjectId(SPI_getbinval(row, desc, 1, &isnull));
+	query = ib_query_of_view(DatumGetObjectId(SPI_getbinval(row, desc, 1, &isnull)));
 	explain->state_relation = DatumGetObjectId(SPI_getbinval(row, desc, 2, &isnull));
 	explain->state_table = ib_query_relation_name(explain->state_relation);
 	explain->watermark = SPI_getvalue(row, desc, 3);
+	tracks_lookups = DatumGetBool(SPI_getbinval(row, desc, 4, &isnull));
 	explain->groups = measure(explain, "pg_catalog.count(*)");
-	return definition;
+	return tracks_lookups ? ib_lookups_analyze(query) : ib_query_analyze(query);
 }
 
 Datum
@@ -513,7 +565,7 @@ ib_explain_pipeline(PG_FUNCTION_ARGS)
 	(void) ib_own_pipeline(PG_GETARG_TEXT_PP(0), &relation);
 
 	SPI_connect();
-	explain.pq = ib_query_analyze(ib_query_of_view(find_pipeline(&explain, relation)));
+	explain.pq = find_pipeline(&explain, relation);
 	explain.rtable = rtable_of_expressions(explain.pq->query);
 	explain.reading = describe_reading(explain.pq);
 	explain_joins(&explain);

@@ -45,6 +45,7 @@
 #include "optimizer/optimizer.h"
 #include "optimizer/prep.h"
 #include "parser/parsetree.h"
+#include "rewrite/rewriteManip.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -167,16 +168,25 @@ check_table(Oid relid)
 	table_close(rel, NoLock);
 }
 
+/* The columns of a lookup that are read for each row. */
 static Bitmapset *
-needed_columns(Query *query, int index)
+needed_columns(PipelineQuery *pq, int index)
 {
 	Bitmapset  *attnos = NULL;
 	Bitmapset  *needed = NULL;
 	int			attno = -1;
+	ListCell   *lc;
 
-	pull_varattnos((Node *) query->targetList, index, &attnos);
-	pull_varattnos((Node *) query->havingQual, index, &attnos);
-	pull_varattnos((Node *) query->jointree, index, &attnos);
+	pull_varattnos((Node *) pq->query->jointree, index, &attnos);
+	foreach(lc, pq->keys)
+		pull_varattnos((Node *) ((KeyColumn *) lfirst(lc))->expr, index, &attnos);
+	foreach(lc, pq->inputs)
+	{
+		AggregateInput *input = lfirst(lc);
+
+		pull_varattnos((Node *) input->arg, index, &attnos);
+		pull_varattnos((Node *) input->filter, index, &attnos);
+	}
 	while ((attno = bms_next_member(attnos, attno)) >= 0)
 	{
 		int			attnum = attno + FirstLowInvalidHeapAttributeNumber;
@@ -190,6 +200,66 @@ needed_columns(Query *query, int index)
 	return needed;
 }
 
+static bool
+reads_tables(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, RangeTblEntry))
+		return ((RangeTblEntry *) node)->rtekind == RTE_RELATION ||
+			((RangeTblEntry *) node)->rtekind == RTE_CTE;
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, reads_tables, context,
+								 QTW_EXAMINE_RTES_BEFORE);
+	return expression_tree_walker(node, reads_tables, context);
+}
+
+/* What is not a table must be a constant, or made of the source's columns. */
+static void
+check_other(PipelineQuery *pq, RangeTblEntry *rte)
+{
+	Bitmapset  *source = bms_make_singleton(pq->source_index);
+
+	if (rte->rtekind == RTE_CTE ||
+		(rte->rtekind == RTE_SUBQUERY &&
+		 (rte->lateral || reads_tables((Node *) rte->subquery, NULL))))
+		refuse("subqueries or WITH queries that read a lookup",
+			   "The changes of tables within them are not followed.",
+			   "Join the tables themselves, or create the pipeline without track_lookups.");
+	if (!bms_is_subset(pull_varnos(NULL, (Node *) rte->functions), source) ||
+		!bms_is_subset(pull_varnos(NULL, (Node *) rte->tablefunc), source) ||
+		!bms_is_subset(pull_varnos(NULL, (Node *) rte->values_lists), source))
+		refuse("functions in FROM that read a lookup",
+			   "Their rows change with the lookup's.",
+			   "Call the function on columns of the source, or create the pipeline without track_lookups.");
+}
+
+/* A subquery in an expression that is evaluated for each row reads a lookup. */
+static void
+check_expressions(PipelineQuery *pq)
+{
+	bool		found = checkExprHasSubLink((Node *) pq->query->jointree);
+	ListCell   *lc;
+
+	foreach(lc, pq->keys)
+		found = found || checkExprHasSubLink((Node *) ((KeyColumn *) lfirst(lc))->expr);
+	foreach(lc, pq->inputs)
+	{
+		AggregateInput *input = lfirst(lc);
+
+		found = found || checkExprHasSubLink((Node *) input->arg) ||
+			checkExprHasSubLink((Node *) input->filter);
+	}
+	if (found)
+		refuse("subqueries in expressions",
+			   "The changes of tables within them are not followed.",
+			   "Join the tables, or create the pipeline without track_lookups.");
+	if (list_length(pq->source_path) > 1)
+		refuse("its source in a subquery",
+			   "Only what is joined beside the source is tracked.",
+			   "Join the source and the lookups in one FROM, or create the pipeline without track_lookups.");
+}
+
 static void
 add_lookup(PipelineQuery *pq, int index, bool nullable)
 {
@@ -200,13 +270,7 @@ add_lookup(PipelineQuery *pq, int index, bool nullable)
 		return;
 	if (rte->rtekind != RTE_RELATION)
 	{
-		/* a list of values, or a function of the source's columns: never changes */
-		if (rte->rtekind == RTE_SUBQUERY ? rte->lateral :
-			!bms_is_subset(pull_varnos(NULL, flatten_join_alias_vars(pq->query, (Node *) rte->functions)),
-						   bms_make_singleton(pq->source_index)))
-			refuse("functions in FROM that read a lookup",
-				   "Their rows change with the lookup's.",
-				   "Call the function on columns of the source, or create the pipeline without track_lookups.");
+		check_other(pq, rte);
 		return;
 	}
 	check_table(rte->relid);
@@ -214,7 +278,7 @@ add_lookup(PipelineQuery *pq, int index, bool nullable)
 	lookup->index = index;
 	lookup->relid = rte->relid;
 	lookup->nullable = nullable;
-	lookup->needed = needed_columns(pq->query, index);
+	lookup->needed = needed_columns(pq, index);
 	pq->lookups = lappend(pq->lookups, lookup);
 }
 
@@ -279,6 +343,7 @@ ib_lookups_analyze(Query *query)
 
 	reduce_joins(query);
 	pq = ib_query_analyze(query);
+	check_expressions(pq);
 	find_lookups(pq, (Node *) pq->query->jointree);
 	if (list_length(pq->lookups) > MAX_TRACKED)
 		refuse(psprintf("more than %d of them", MAX_TRACKED),
@@ -470,7 +535,7 @@ show_matches(Query *query, Node *node, int lookup, Bitmapset *nullable)
 static char *
 matches(PipelineQuery *pq, TrackedLookup *lookup)
 {
-	Query	   *query = copyObject(pq->query);
+	Query	   *query = ib_query_ungrouped(pq);
 	Var		   *table = makeVar(pq->source_index, TableOidAttributeNumber, OIDOID,
 								-1, InvalidOid, 0);
 	Var		   *row = makeVar(pq->source_index, SelfItemPointerAttributeNumber,
@@ -478,11 +543,6 @@ matches(PipelineQuery *pq, TrackedLookup *lookup)
 
 	query->targetList = list_make2(makeTargetEntry((Expr *) table, 1, "t", false),
 								   makeTargetEntry((Expr *) row, 2, "r", false));
-	query->groupClause = NIL;
-	query->groupDistinct = false;
-	query->sortClause = NIL;
-	query->havingQual = NULL;
-	query->hasAggs = false;
 	show_matches(query, (Node *) query->jointree, lookup->index,
 				 right_sides((Node *) pq->query->jointree));
 	ib_query_replace(query, lookup_stand_in(lookup, false));
