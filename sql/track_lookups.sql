@@ -89,7 +89,8 @@ INSERT INTO shapes VALUES
 	 FROM sales s JOIN product p ON p.product_id = s.product_id
 	 LEFT JOIN product q ON q.product_id = s.product_id + 1 GROUP BY 1, 2'),
 ('floats',
-	'SELECT p.category, sum(s.ratio), avg(s.ratio), max(s.ratio) FROM sales s JOIN product p USING (product_id) GROUP BY 1'),
+	'SELECT p.category, sum(s.ratio), avg(s.ratio), max(s.ratio), corr(s.qty, p.weight)
+	 FROM sales s JOIN product p USING (product_id) GROUP BY 1'),
 ('rows_alone',
 	'SELECT s.product_id, count(*) FROM sales s CROSS JOIN region GROUP BY 1'),
 ('left_rows_alone',
@@ -106,7 +107,7 @@ INSERT INTO shapes VALUES
 	'SELECT p.category, h.name, count(*), max(v.seconds), sum(p.weight) FROM visits v
 	 JOIN product p USING (product_id) LEFT JOIN shop h ON h.shop_id = v.seconds % 5 GROUP BY 1, 2'),
 ('spread',
-	'SELECT h.name, var_pop(s.qty), stddev(p.weight), bool_or(p.weight > 1), every(p.category IS NULL), corr(s.qty, p.weight)
+	'SELECT h.name, var_pop(s.qty), stddev(p.weight), bool_or(p.weight > 1), every(p.category IS NULL)
 	 FROM sales s LEFT JOIN product p ON p.product_id = s.product_id JOIN shop h USING (shop_id) GROUP BY 1'),
 ('recomputed',
 	'SELECT p.category, count(DISTINCT h.name) AS shops, string_agg(h.name, '','' ORDER BY s.id) AS names, count(*)
