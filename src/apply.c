@@ -222,12 +222,17 @@ make_statements(IbPath *path)
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "incbatch statements",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	PipelineQuery *pq = ib_query_analyze(ib_query_of_view(path->row->definition));
 	PathStatements *statements = palloc0(sizeof(PathStatements));
-	char	   *state_table = ib_query_relation_name(path->row->state_table);
+	PipelineQuery *pq;
+	char	   *state_table;
 	int			columns;
 	ListCell   *lc;
 
+	/* what changes from here on makes them stale */
+	path->statements = statements;
+	statements->context = context;
+	pq = ib_query_analyze(ib_query_of_view(path->row->definition));
+	state_table = ib_query_relation_name(path->row->state_table);
 	if (path->batch == NULL)
 	{
 		Relation	source = table_open(path->row->source, AccessShareLock);
@@ -240,7 +245,6 @@ make_statements(IbPath *path)
 	columns = path->batch->desc->natts;
 	ib_batch_rename_columns(path->batch);
 
-	statements->context = context;
 	statements->query = pq;
 	statements->state_table = state_table;
 	statements->nkeys = list_length(pq->keys);
@@ -252,6 +256,7 @@ make_statements(IbPath *path)
 	statements->merge_mixed = ib_delta_merge(pq, state_table, true);
 	statements->remove = ib_delta_remove(state_table);
 	statements->initial = ib_delta_initial(pq);
+	statements->meaning = ib_query_meaning(pq->query);
 	statements->source_relations = ib_source_relations(path->row->source);
 	statements->relations = list_make2_oid(path->row->definition,
 										   path->row->state_table);
@@ -261,7 +266,9 @@ make_statements(IbPath *path)
 			statements->relations = lappend_oid(statements->relations,
 												lfirst_node(RangeTblEntry, lc)->relid);
 	}
-	path->statements = statements;
+	if (path->row->state == PATH_RUNNING && path->batch->frontier.meaning != 0 &&
+		path->batch->frontier.meaning != statements->meaning)
+		ib_batch_lose(path->batch, "a function that the query calls was replaced, or a label of an enum renamed or added");
 	MemoryContextSwitchTo(old);
 }
 
@@ -677,6 +684,7 @@ ib_find_frontier(IbPath *path, const Batch *held, Frontier *frontier)
 	Batch	   *batch = path->batch;
 	TimestampTz before = pg_atomic_read_u64(&path->shared->as_of);
 
+	frontier->meaning = path->statements->meaning;
 	frontier->decoded_lsn = ib_decode_position();
 	frontier->lsn = held->ntransactions > 0 ?
 		held->transactions[0].commit_lsn : frontier->decoded_lsn;

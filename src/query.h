@@ -128,6 +128,9 @@ extern char *ib_query_operator(Oid opno);
 extern char *ib_query_type(Oid type, int32 typmod, Oid collation);
 extern char *ib_query_expression(List *rtable, Node *expr);
 
+/* meaning.c */
+extern int64 ib_query_meaning(Query *query);
+
 /* aggregate.c */
 extern void ib_aggregate_add(PipelineQuery *pq, Aggref *aggref);
 
