@@ -309,7 +309,24 @@ CALL settle('graded', 'nearby', 'labels');
 CREATE OR REPLACE FUNCTION add_grade(int, int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN $1 + 2 * $2; END';
 CALL settle('graded', 'nearby', 'labels');
 
+-- Policies that hide rows from the pipeline's owner
+CREATE ROLE regress_incbatch_reader;
+GRANT USAGE, CREATE ON SCHEMA schema_change TO regress_incbatch_reader;
+GRANT SELECT ON moods TO regress_incbatch_reader;
+SET ROLE regress_incbatch_reader;
+SELECT incbatch.create_pipeline('read', 'SELECT v % 2 AS odd, count(*) FROM moods GROUP BY 1');
+RESET ROLE;
+CALL exact('read');
+ALTER TABLE moods ENABLE ROW LEVEL SECURITY;
+INSERT INTO moods VALUES (13, 'sad', 9);
+CALL incbatch.refresh_pipeline('read');
+CALL settle('graded');
+ALTER TABLE moods DISABLE ROW LEVEL SECURITY;
+SELECT incbatch.resume_pipeline('read');
+CALL exact('read');
 SET client_min_messages = warning;
+DROP OWNED BY regress_incbatch_reader;
+DROP ROLE regress_incbatch_reader;
 DROP TABLE moods CASCADE;
 DROP TABLE t CASCADE;
 DROP TABLE keyed CASCADE;

@@ -22,6 +22,7 @@
 
 #include <sys/resource.h>
 
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
@@ -142,13 +143,24 @@ ib_apply_settings(List *settings)
 								 true, 0, false);
 }
 
+static Oid
+owner_of(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
 void
 ib_enter_owner(IbPath *path, OwnerScope *scope)
 {
-	Relation	rel = table_open(path->row->state_table, NoLock);
-	Oid			owner = rel->rd_rel->relowner;
+	Oid			owner = owner_of(path->row->state_table);
 
-	table_close(rel, NoLock);
 	GetUserIdAndSecContext(&scope->save_userid, &scope->save_context);
 	SetUserIdAndSecContext(owner, scope->save_context | SECURITY_RESTRICTED_OPERATION);
 	scope->guc_level = NewGUCNestLevel();
@@ -233,6 +245,7 @@ make_statements(IbPath *path)
 	statements->context = context;
 	pq = ib_query_analyze(ib_query_of_view(path->row->definition));
 	state_table = ib_query_relation_name(path->row->state_table);
+	ib_source_check_reader(path->row->source, owner_of(path->row->state_table));
 	if (path->batch == NULL)
 	{
 		Relation	source = table_open(path->row->source, AccessShareLock);
