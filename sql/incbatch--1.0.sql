@@ -271,6 +271,13 @@ LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'ib_watermark';
 COMMENT ON FUNCTION incbatch.watermark(text) IS
 'Largest event time that a pipeline has seen minus its lateness: windows that end here or before are closed. NULL where windows never close, or no event was seen. It does not move while the source is quiet.';
 
+CREATE FUNCTION incbatch.explain_pipeline(name text)
+RETURNS TABLE (transform text, kind text, strategy text, key_cardinality bigint,
+               "window" text, watermark text, state_bytes bigint, detail text)
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_explain_pipeline';
+COMMENT ON FUNCTION incbatch.explain_pipeline(text) IS
+'One row for each transform of a pipeline''s query: whether it is stateless or stateful; whether changes adjust it (delta) or evaluate its groups again from the source (recompute); how many keys and bytes of state it has; and, for recompute, what is read and which index serves it. Only for the owner; reads the whole state table.';
+
 CREATE FUNCTION incbatch.window_start(unit text, ts timestamp)
 RETURNS timestamp
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ib_window_start_timestamp';

@@ -50,6 +50,7 @@ typedef struct KeyColumn
 	char	   *equals;			/* the operator of the GROUP BY, as SQL */
 	int			number;			/* from 1, in the names of its columns */
 	Var		   *time;			/* of a window: the source's column, or NULL; */
+	char	   *length;			/* how long it is, */
 	char	   *before;			/* how far before the key, as SQL, */
 	char	   *after;			/* and after it, that column can be */
 } KeyColumn;
