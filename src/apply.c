@@ -215,6 +215,23 @@ ib_path_forget_statements(IbPath *path)
 	path->statements = NULL;
 }
 
+/*
+ * What a new batch passes over: what the path includes; before a backfill, all
+ * that was decoded before.  Should it be decoded again, the source may have
+ * had another shape then.
+ */
+static Frontier
+collects_from(const PathRow *row)
+{
+	Frontier	frontier = {0};
+
+	if (row->state == PATH_RUNNING)
+		return row->frontier;
+	if (ib_decode_is_open())
+		frontier.lsn = frontier.decoded_lsn = ib_decode_position();
+	return frontier;
+}
+
 /* Make the statements from the query, in a transaction. */
 static void
 make_statements(IbPath *path)
@@ -231,10 +248,10 @@ make_statements(IbPath *path)
 	if (path->batch == NULL)
 	{
 		Relation	source = table_open(path->row->source, AccessShareLock);
-		Frontier	none = {0};
+		Frontier	frontier = collects_from(path->row);
 
 		path->batch = ib_batch_create(source, pq->needed, path->row->append_only,
-									  path->row->has_frontier ? &path->row->frontier : &none);
+									  &frontier);
 		table_close(source, NoLock);
 	}
 	columns = path->batch->desc->natts;
