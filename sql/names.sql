@@ -179,6 +179,17 @@ SELECT incbatch.drop_pipeline('"names"."q"');
 SELECT pipeline FROM incbatch.pipelines;
 SELECT incbatch.drop_pipeline('first.p');
 
+-- types in the way of the row types of its relations
+CREATE TYPE first.r_state AS ENUM ('a');
+CREATE DOMAIN first.r_batch AS int;
+CREATE TABLE first.r_state1 (k int);
+CREATE TYPE first.s AS ENUM ('a');
+SELECT incbatch.create_pipeline('first.s', 'SELECT k, count(*) FROM first.t GROUP BY k');
+SELECT incbatch.create_pipeline('first.r', 'SELECT k, count(*) FROM first.t GROUP BY k');
+CALL public.exact('first.r');
+SELECT p.definition, a.relation FROM incbatch.pipelines p JOIN incbatch.paths a USING (pipeline);
+SELECT incbatch.drop_pipeline('first.r');
+
 RESET search_path;
 SET client_min_messages = warning;
 DROP SCHEMA names, first, second, "Sché ma.""q""" CASCADE;

@@ -101,7 +101,7 @@ ib_batch_create(Relation source, const Bitmapset *needed, bool append_only,
 	batch = palloc0(sizeof(Batch));
 	batch->source = RelationGetRelid(source);
 	batch->partitioned = source->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
-	batch->partitions_changed = batch->partitioned;
+	ib_batch_note_partitions(batch);
 	batch->append_only = append_only;
 	batch->desc = batch_descriptor(RelationGetDescr(source));
 	batch->needed = palloc(sizeof(AttrNumber) * natts);
@@ -165,6 +165,14 @@ ib_batch_lose(Batch *batch, const char *reason)
 		batch->lost = MemoryContextStrdup(batch_context, reason);
 }
 
+/* The partitions may no longer be those of the frontier. */
+void
+ib_batch_note_partitions(Batch *batch)
+{
+	if (batch->partitioned)
+		batch->partition_changes++;
+}
+
 /* Rows came by a link that the frontier does not have. */
 void
 ib_batch_add_link(Batch *batch, uint64 link)
@@ -180,7 +188,7 @@ ib_batch_add_link(Batch *batch, uint64 link)
 										sizeof(uint64) * batch->max_new_links);
 	}
 	batch->new_links[batch->nnew_links++] = link;
-	batch->partitions_changed = true;
+	ib_batch_note_partitions(batch);
 }
 
 /* The source's columns may have new names; their numbers never change. */

@@ -52,7 +52,9 @@ typedef struct Batch
 	bool		stuck;			/* the last run left it full: it waits for others */
 
 	/* partitions that are not yet those of the frontier (partition.c) */
-	bool		partitions_changed; /* the next run must look */
+	uint32		partition_changes;	/* told by relcache invalidation */
+	uint32		changes_visible;	/* of these, to the run's snapshot */
+	uint32		changes_followed;	/* of these, compared with the frontier */
 	uint64	   *new_links;		/* by which rows came */
 	int			nnew_links;
 	int			max_new_links;
@@ -73,6 +75,7 @@ extern void ib_batch_empty(Batch *batch);
 extern void ib_batch_set_frontier(Batch *batch, const Frontier *frontier);
 extern void ib_batch_rename_columns(Batch *batch);
 extern void ib_batch_lose(Batch *batch, const char *reason);
+extern void ib_batch_note_partitions(Batch *batch);
 extern void ib_batch_add_link(Batch *batch, uint64 link);
 extern bool ib_batch_settle(Batch *batch, Snapshot snapshot, Batch *held);
 extern void ib_batch_finish(Batch *batch, Batch *held);

@@ -244,7 +244,7 @@ ib_batches_restart(void)
 
 		ib_batch_empty(batch);
 		batch->nnew_links = 0;
-		batch->partitions_changed = batch->partitioned;
+		ib_batch_note_partitions(batch);
 	}
 	ib_partitions_forget_joined();
 	ib_feeds_reset();

@@ -16,6 +16,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "commands/extension.h"
 #include "commands/defrem.h"
@@ -26,6 +27,7 @@
 #include "parser/parse_relation.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 #include "utils/varlena.h"
 
 #include "functions.h"
@@ -62,13 +64,8 @@ require_text(FunctionCallInfo fcinfo, int arg, const char *name, const char *val
 static void
 refuse_unsupported_parameters(FunctionCallInfo fcinfo)
 {
-	if (!PG_ARGISNULL(ARG_LATENESS))
-		ib_refuse_parameter("lateness", "NULL");
-	require_text(fcinfo, ARG_LATE_POLICY, "late_policy", "divert");
 	if (PG_GETARG_BOOL(ARG_TRACK_LOOKUPS))
 		ib_refuse_parameter("track_lookups", "false");
-	if (!PG_ARGISNULL(ARG_RETENTION))
-		ib_refuse_parameter("retention", "NULL");
 	require_text(fcinfo, ARG_ON_ERROR, "on_error", "stop");
 	require_text(fcinfo, ARG_ON_LOST, "on_lost", "stop");
 }
@@ -162,6 +159,20 @@ find_event_time(FunctionCallInfo fcinfo, PipelineQuery *pq)
 	return attnum;
 }
 
+/* lateness, late_policy and retention fit each other and the query. */
+static void
+check_lateness(FunctionCallInfo fcinfo, PipelineQuery *pq, AttrNumber event_time)
+{
+	(void) ib_late_policy(text_to_cstring(PG_GETARG_TEXT_PP(ARG_LATE_POLICY)));
+	if (!PG_ARGISNULL(ARG_LATENESS))
+	{
+		ib_check_lateness(PG_GETARG_INTERVAL_P(ARG_LATENESS));
+		ib_watermark_check(pq, event_time);
+	}
+	if (!PG_ARGISNULL(ARG_RETENTION))
+		ib_check_retention(PG_GETARG_INTERVAL_P(ARG_RETENTION), !PG_ARGISNULL(ARG_LATENESS));
+}
+
 static Datum
 current_settings(void)
 {
@@ -244,7 +255,7 @@ insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 {
 	AttrNumber	event_time = find_event_time(fcinfo, pq);
 	Oid			types[] = {OIDOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, INT2OID,
-	INTERVALOID, BOOLOID, BOOLOID, TEXTOID, OIDOID};
+	INTERVALOID, BOOLOID, BOOLOID, TEXTOID, OIDOID, INTERVALOID, TEXTOID, INTERVALOID};
 	Datum		values[] = {
 		ObjectIdGetDatum(relation),
 		ObjectIdGetDatum(definition),
@@ -258,27 +269,50 @@ insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 		CStringGetTextDatum(pq->always_recompute ? "recompute" :
 							pq->may_recompute ? "delta, recompute" : "delta"),
 		ObjectIdGetDatum(state_table),
+		PG_GETARG_DATUM(ARG_LATENESS),
+		PG_GETARG_DATUM(ARG_LATE_POLICY),
+		PG_GETARG_DATUM(ARG_RETENTION),
 	};
-	char		nulls[] = "           ";
+	char		nulls[] = "              ";
 
+	check_lateness(fcinfo, pq, event_time);
+	if (PG_ARGISNULL(ARG_LATENESS))
+		nulls[11] = 'n';
+	if (PG_ARGISNULL(ARG_RETENTION))
+		nulls[13] = 'n';
 	if (event_time == InvalidAttrNumber)
 		nulls[5] = 'n';
 	ib_change_catalog("WITH p AS (INSERT INTO incbatch.pipeline (relation, definition, source, query,"
-				   " settings, event_time, trigger_interval, append_only, initialize, strategy)"
-				   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING id, trigger_interval)"
+				   " settings, event_time, trigger_interval, append_only, initialize, strategy,"
+				   " lateness, late_policy, retention)"
+				   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $12, $13, $14) RETURNING id, trigger_interval)"
 				   " INSERT INTO incbatch.path (pipeline, relation, trigger_interval)"
 				   " SELECT id, $11, trigger_interval FROM p",
 				   SPI_OK_INSERT, lengthof(types), types, values, nulls);
 }
 
-/* A name in the same schema for one of the pipeline's other relations. */
-static RangeVar *
-sibling_name(const char *schema, const char *name, const char *label)
+/* Does a type have this name?  One that core makes for arrays gives way. */
+static bool
+is_type_name(const char *name, Oid schema)
 {
-	return makeRangeVar(pstrdup(schema),
-						ChooseRelationName(name, NULL, label,
-										   get_namespace_oid(schema, false), false),
-						-1);
+	Oid			type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
+									   CStringGetDatum(name), ObjectIdGetDatum(schema));
+
+	return OidIsValid(type) && !OidIsValid(get_element_type(type));
+}
+
+/*
+ * A name in the same schema for one of the pipeline's other relations; it is
+ * also that of a row type.
+ */
+static RangeVar *
+sibling_name(Oid schema, const char *name, const char *label)
+{
+	char	   *result = ChooseRelationName(name, NULL, label, schema, false);
+
+	for (int i = 1; is_type_name(result, schema); i++)
+		result = ChooseRelationName(name, NULL, psprintf("%s%d", label, i), schema, false);
+	return makeRangeVar(get_namespace_name(schema), result, -1);
 }
 
 /*
@@ -293,6 +327,7 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 		"on_lost", "if_not_exists"
 	};
 	RangeVar   *rv;
+	Oid			namespace;
 	char	   *schema;
 	RangeVar   *definition_name;
 	RangeVar   *state_name;
@@ -320,13 +355,20 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 				errmsg("pipeline \"%s\" already exists, skipping", rv->relname));
 		PG_RETURN_OID(relation);
 	}
-	schema = get_namespace_name(RangeVarGetAndCheckCreationNamespace(rv, NoLock, &relation));
+	namespace = RangeVarGetAndCheckCreationNamespace(rv, NoLock, &relation);
+	schema = get_namespace_name(namespace);
 	if (OidIsValid(relation))
 		ereport(ERROR,
 				errcode(ERRCODE_DUPLICATE_TABLE),
 				errmsg("relation \"%s\" already exists", rv->relname),
 				errhint("Choose another name for the pipeline, or drop the relation."));
-	if (isAnyTempNamespace(get_namespace_oid(schema, false)))
+	if (is_type_name(rv->relname, namespace))
+		ereport(ERROR,
+				errcode(ERRCODE_DUPLICATE_OBJECT),
+				errmsg("type \"%s\" already exists", rv->relname),
+				errdetail("A pipeline's relation has a row type of the same name."),
+				errhint("Choose another name for the pipeline, or drop the type."));
+	if (isAnyTempNamespace(namespace))
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_TABLE_DEFINITION),
 				errmsg("a pipeline cannot be temporary"),
@@ -334,7 +376,7 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 				errhint("Create it in an ordinary schema."));
 	rv->schemaname = schema;
 
-	definition_name = sibling_name(schema, rv->relname, "batch");
+	definition_name = sibling_name(namespace, rv->relname, "batch");
 	definition = create_definition(definition_name,
 								   text_to_cstring(PG_GETARG_TEXT_PP(ARG_QUERY)));
 
@@ -346,7 +388,7 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 		ib_source_check_identity(pq->source, pq->needed);
 	check_query_runs(pq, ib_query_relation_name(definition));
 
-	state_name = sibling_name(schema, rv->relname, "state");
+	state_name = sibling_name(namespace, rv->relname, "state");
 	create_relations(pq, quote_qualified_identifier(schema, state_name->relname),
 					 quote_qualified_identifier(schema, rv->relname));
 	state_table = RangeVarGetRelid(state_name, NoLock, false);

@@ -257,6 +257,17 @@ settle_new_links(Batch *batch, Datum seen)
 }
 
 /*
+ * Must the next run compare?  A change is decoded before it is visible, so a
+ * run may not see it yet; but whoever made it tells of it again when it is.
+ * Hence a run has followed what was told before it took its snapshot.
+ */
+bool
+ib_partitions_changed(const Batch *batch)
+{
+	return batch->partition_changes != batch->changes_followed;
+}
+
+/*
  * Compare the partitions at the frontier with those that the run's snapshot
  * sees, and say what they are at the next frontier; where the batch cannot
  * follow, it is lost.  What has not been decoded yet cannot be judged: only a
@@ -275,7 +286,7 @@ ib_partitions_follow(Batch *batch, Frontier *frontier)
 	int			nnext = 0;
 
 	frontier->partitions = before;
-	if (before == (Datum) 0 || !batch->partitions_changed)
+	if (before == (Datum) 0 || !ib_partitions_changed(batch))
 		return false;
 
 	seen = ib_partitions_read(batch->source);
@@ -297,7 +308,8 @@ ib_partitions_follow(Batch *batch, Frontier *frontier)
 										  get_rel_name(batch->source)));
 	}
 	settle_new_links(batch, seen);
-	batch->partitions_changed = batch->nnew_links > 0 || !frontier->aligned;
+	if (batch->nnew_links == 0 && frontier->aligned)
+		batch->changes_followed = batch->changes_visible;
 	after = make_links(next, nnext);
 	if (datumIsEqual(before, after, false, -1))
 		return false;
@@ -313,7 +325,6 @@ ib_partitions_start(Batch *batch, Frontier *frontier)
 		return;
 	frontier->partitions = ib_partitions_read(batch->source);
 	settle_new_links(batch, frontier->partitions);
-	batch->partitions_changed = true;
 }
 
 /* ----------------------------------------------------------------
@@ -333,8 +344,8 @@ is_empty(Oid relid)
 	{
 		Relation	rel = relation_open(lfirst_oid(lc), NoLock);
 
-		/* what a foreign table has is not known */
-		if (rel->rd_rel->relkind == RELKIND_RELATION)
+		/* what a foreign table has is not known, an unlogged one will not tell */
+		if (rel->rd_rel->relkind == RELKIND_RELATION && RelationIsPermanent(rel))
 			empty = empty && RelationGetNumberOfBlocks(rel) == 0;
 		else if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 			empty = false;

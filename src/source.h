@@ -27,6 +27,7 @@ extern bool ib_source_old_rows_suffice(Relation part, const AttrNumber *columns,
 /* partition.c: partitions that come and go */
 extern uint64 ib_partition_link(Oid partition, TransactionId xid);
 extern Datum ib_partitions_read(Oid source);
+extern bool ib_partitions_changed(const Batch *batch);
 extern bool ib_partitions_follow(Batch *batch, Frontier *frontier);
 extern void ib_partitions_note_source(Batch *batch, const uint64 *links, int nlinks);
 extern void ib_partitions_start(Batch *batch, Frontier *frontier);
