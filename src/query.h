@@ -173,7 +173,7 @@ extern void ib_check_clauses(Query *query);
 extern List *ib_check_everything(PipelineQuery *pq);
 
 /* meaning.c */
-extern int64 ib_query_meaning(Query *query);
+extern int64 ib_query_meaning(Query *query, int64 before);
 
 /* aggregate.c */
 extern void ib_aggregate_add(PipelineQuery *pq, Aggref *aggref);
