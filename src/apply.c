@@ -22,6 +22,7 @@
 
 #include <sys/resource.h>
 
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
@@ -144,13 +145,24 @@ ib_apply_settings(List *settings)
 								 true, 0, false);
 }
 
+static Oid
+owner_of(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
 void
 ib_enter_owner(IbPath *path, OwnerScope *scope)
 {
-	Relation	rel = table_open(path->row->state_table, NoLock);
-	Oid			owner = rel->rd_rel->relowner;
+	Oid			owner = owner_of(path->row->state_table);
 
-	table_close(rel, NoLock);
 	GetUserIdAndSecContext(&scope->save_userid, &scope->save_context);
 	SetUserIdAndSecContext(owner, scope->save_context | SECURITY_RESTRICTED_OPERATION);
 	scope->guc_level = NewGUCNestLevel();
@@ -217,6 +229,34 @@ ib_path_forget_statements(IbPath *path)
 	path->statements = NULL;
 }
 
+/*
+ * What a new batch passes over: what the path includes; before a backfill, all
+ * that was decoded before.  Should it be decoded again, the source may have
+ * had another shape then.
+ */
+static Frontier
+collects_from(const PathRow *row)
+{
+	Frontier	frontier = {0};
+
+	if (row->state == PATH_RUNNING)
+		return row->frontier;
+	if (ib_decode_is_open())
+		frontier.lsn = frontier.decoded_lsn = ib_decode_position();
+	return frontier;
+}
+
+/* The owner, as whom the worker reads, sees all rows of what is followed. */
+static void
+check_readers(PipelineQuery *pq, Oid owner)
+{
+	ListCell   *lc;
+
+	ib_source_check_reader(pq->source, owner);
+	foreach(lc, pq->lookups)
+		ib_source_check_reader(((TrackedLookup *) lfirst(lc))->relid, owner);
+}
+
 /* Make the statements from the query, in a transaction. */
 static void
 make_statements(IbPath *path)
@@ -224,17 +264,24 @@ make_statements(IbPath *path)
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "incbatch statements",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	Query	   *query = ib_query_of_view(path->row->definition);
-	PipelineQuery *pq = path->row->track_lookups ?
-		ib_lookups_analyze(query) : ib_query_analyze(query);
 	PathStatements *statements = palloc0(sizeof(PathStatements));
-	char	   *state_table = ib_query_relation_name(path->row->state_table);
+	PipelineQuery *pq;
+	char	   *state_table;
 	int			columns;
+	Frontier	frontier = collects_from(path->row);
+	Query	   *query;
+	int64		meaning;
 
-	ib_inputs_prepare(path, pq);
+	/* what changes from here on makes them stale */
+	path->statements = statements;
+	statements->context = context;
+	query = ib_query_of_view(path->row->definition);
+	pq = path->row->track_lookups ? ib_lookups_analyze(query) : ib_query_analyze(query);
+	state_table = ib_query_relation_name(path->row->state_table);
+	check_readers(pq, owner_of(path->row->state_table));
+	ib_inputs_prepare(path, pq, &frontier);
 	columns = ib_inputs_source(path)->desc->natts;
 
-	statements->context = context;
 	statements->query = pq;
 	statements->state_table = state_table;
 	statements->nkeys = list_length(pq->keys);
@@ -249,11 +296,15 @@ make_statements(IbPath *path)
 	statements->initial = ib_delta_initial(pq);
 	if (path->row->closes)
 		statements->late = ib_watermark_statements(path, pq, state_table, columns);
+	statements->meaning = ib_query_meaning(pq->query, 0);
 	statements->source_relations = ib_source_relations(path->row->source);
 	statements->relations = list_make2_oid(path->row->definition,
 										   path->row->state_table);
 	statements->relations = list_concat(statements->relations, pq->relations);
-	path->statements = statements;
+	meaning = ib_inputs_source(path)->frontier.meaning;
+	if (path->row->state == PATH_RUNNING && meaning != 0 &&
+		meaning != ib_query_meaning(pq->query, meaning))
+		ib_batch_lose(ib_inputs_source(path), "a function that the query calls was replaced, or a label of an enum renamed");
 	MemoryContextSwitchTo(old);
 }
 
@@ -748,6 +799,7 @@ ib_leave_run(void)
 void
 ib_find_frontier(IbPath *path, Frontier *frontier)
 {
+	frontier->meaning = path->statements->meaning;
 	frontier->decoded_lsn = ib_decode_position();
 	frontier->lsn = ib_inputs_held_lsn(path, frontier->decoded_lsn);
 	frontier->snapshot = ib_frontier_current_snapshot();

@@ -24,38 +24,37 @@
 
 static void
 add_input(IbPath *path, int index, Oid relid, const Bitmapset *needed,
-		  bool append_only)
+		  bool append_only, const Frontier *frontier)
 {
 	Relation	rel = table_open(relid, AccessShareLock);
-	Frontier	none = {0};
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 	PathInput  *input = palloc0(sizeof(PathInput));
 
 	input->index = index;
-	input->batch = ib_batch_create(rel, needed, append_only,
-								   path->row->has_frontier ? &path->row->frontier : &none);
+	input->batch = ib_batch_create(rel, needed, append_only, frontier);
 	path->inputs = lappend(path->inputs, input);
 	MemoryContextSwitchTo(old);
 	table_close(rel, NoLock);
 }
 
 /*
- * Begin to collect what a query reads, or take over new names of columns.
- * Tells the query how wide the batches are.
+ * Begin to collect what a query reads, from a frontier on, or take over new names
+ * of columns.  Tells the query how wide the batches are.
  */
 void
-ib_inputs_prepare(IbPath *path, PipelineQuery *pq)
+ib_inputs_prepare(IbPath *path, PipelineQuery *pq, const Frontier *frontier)
 {
 	ListCell   *lc;
 
 	if (path->inputs == NIL)
 	{
-		add_input(path, pq->source_index, pq->source, pq->needed, path->row->append_only);
+		add_input(path, pq->source_index, pq->source, pq->needed,
+				  path->row->append_only, frontier);
 		foreach(lc, pq->lookups)
 		{
 			TrackedLookup *lookup = lfirst(lc);
 
-			add_input(path, lookup->index, lookup->relid, lookup->needed, false);
+			add_input(path, lookup->index, lookup->relid, lookup->needed, false, frontier);
 		}
 	}
 	foreach(lc, path->inputs)

@@ -39,6 +39,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/pathnodes.h"
@@ -49,10 +50,10 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
-#include "utils/rls.h"
 #include "utils/ruleutils.h"
 
 #include "query.h"
+#include "source.h"
 
 /* With more, one batch could need more joins than can be planned. */
 #define MAX_TRACKED 6
@@ -162,9 +163,7 @@ check_table(Oid relid)
 		RelationGetNamespace(rel) == get_namespace_oid(IB_SCHEMA, true))
 		refuse_table(rel, "Changes of system catalogs and of incbatch's own tables are not decoded.",
 					 "Join a table of your own, or create the pipeline without track_lookups.");
-	if (check_enable_rls(relid, InvalidOid, true) == RLS_ENABLED)
-		refuse_table(rel, "It has row-level security that applies to you, and changes are decoded without policies.",
-					 "Create the pipeline as the table's owner or a role with BYPASSRLS.");
+	ib_source_check_reader(relid, GetUserId());
 	table_close(rel, NoLock);
 }
 

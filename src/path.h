@@ -30,6 +30,7 @@ typedef struct PathStatements
 	int			nkeys;
 	List	   *tracked;		/* what track.c made so far */
 	List	   *relations;		/* OIDs that the names in them stand for */
+	int64		meaning;		/* of the query (meaning.c) */
 	List	   *source_relations;	/* those that the source's rows are in */
 	bool		stale;			/* one of these changed */
 	bool		proven;			/* a run succeeded with them */
@@ -76,7 +77,8 @@ extern void ib_find_frontier(IbPath *path, Frontier *frontier);
 extern void ib_commit_run(IbPath *path, const Frontier *frontier);
 
 /* inputs.c */
-extern void ib_inputs_prepare(IbPath *path, struct PipelineQuery *pq);
+extern void ib_inputs_prepare(IbPath *path, struct PipelineQuery *pq,
+							  const Frontier *frontier);
 extern void ib_inputs_destroy(IbPath *path);
 extern Batch *ib_inputs_source(const IbPath *path);
 extern void ib_inputs_set_frontier(IbPath *path, const Frontier *frontier);
