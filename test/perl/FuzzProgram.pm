@@ -343,7 +343,9 @@ sub create_rest
 		q{INSERT INTO fuzz.lookup VALUES (0, 'zero', 0.5, true), (1, 'one', 1, false), (2, 'two', 2.25, NULL), (3, NULL, NULL, true)},
 		# several rows of a code: a row of the source counts once for each
 		q{CREATE TABLE fuzz.region (code text, region text, size int)},
-		q{INSERT INTO fuzz.region VALUES ('a', 'north', 1), ('a', 'south', 2), ('b', 'north', 3), ('c', NULL, NULL), (NULL, 'none', 9)}
+		q{INSERT INTO fuzz.region VALUES ('a', 'north', 1), ('a', 'south', 2), ('b', 'north', 3), ('c', NULL, NULL), (NULL, 'none', 9)},
+		q{ALTER TABLE fuzz.lookup REPLICA IDENTITY FULL},
+		q{ALTER TABLE fuzz.region REPLICA IDENTITY FULL}
 	);
 }
 
@@ -793,9 +795,33 @@ sub assignment
 	} @columns;
 }
 
+# A change of a lookup, of rows that are the session's own.
+sub lookup_change
+{
+	my ($state, $session) = @_;
+	my $mine = $state->{remainder}{$session};
+	my $id   = $mine + 4 * between(0, 1);
+	my @row  = map { quoted(value($_)) } @lookup_columns;
+	my $code = pick("'a'", "'b'", "'c'", "'d'", 'NULL');
+	my $size = $mine + 4 * between(0, 2);
+	my $name = pick("'north'", "'south'", 'NULL');
+
+	return { sql => pick(
+		"INSERT INTO fuzz.lookup VALUES ($id, " . join(', ', @row) . ') ON CONFLICT DO NOTHING',
+		"UPDATE fuzz.lookup SET name = $row[0] WHERE id % 4 = $mine",
+		"UPDATE fuzz.lookup SET factor = $row[1], flag = $row[2] WHERE id = $id",
+		"UPDATE fuzz.lookup SET id = $mine + 4 * ((id / 4 + 1) % 3) WHERE id = $id AND NOT EXISTS (SELECT FROM fuzz.lookup WHERE id <> $id AND id % 4 = $mine)",
+		"DELETE FROM fuzz.lookup WHERE id = $id",
+		"INSERT INTO fuzz.region VALUES ($code, $name, $size), ($code, $name, $size)",
+		"UPDATE fuzz.region SET code = $code WHERE size % 4 = $mine",
+		"UPDATE fuzz.region SET region = $name, size = $size WHERE size = $mine",
+		"DELETE FROM fuzz.region WHERE size = $size") };
+}
+
 sub random_change
 {
 	my ($state, $source, $session, $alone) = @_;
+	return lookup_change($state, $session) if $state->{tracks} && chance(0.25);
 	my $t = $source->{name};
 	my $append = $source->{identity} eq 'append';
 	my $where = condition($state, $source, $session, $alone);
@@ -1160,6 +1186,10 @@ sub random_program
 
 	my @pipelines = map { random_pipeline($_, pick(@sources)) } 1 .. weighted(1 => 3, 2 => 3, 3 => 2);
 	$pipelines[$_]{number} = $_ foreach 0 .. $#pipelines;
+	# lookups change where all pipelines that join them follow
+	my @joining = grep { @{ $_->{joins} } } @pipelines;
+	$state->{tracks} = @joining && chance(0.6);
+	$_->{options} .= ', track_lookups => true' foreach $state->{tracks} ? @joining : ();
 	my @waiting = @pipelines;
 	foreach my $stage (1 .. between(2, 4))
 	{
