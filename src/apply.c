@@ -96,16 +96,33 @@ lap_ms(int64 *lap)
  * ----------------------------------------------------------------
  */
 
+/* What a query names in FROM; tracked lookups can be nowhere else. */
+static List *
+tables_of(Oid definition)
+{
+	List	   *tables = NIL;
+	ListCell   *lc;
+
+	foreach(lc, ib_query_of_view(definition)->rtable)
+	{
+		if (lfirst_node(RangeTblEntry, lc)->rtekind == RTE_RELATION)
+			tables = lappend_oid(tables, lfirst_node(RangeTblEntry, lc)->relid);
+	}
+	return tables;
+}
+
 /*
  * Lock what the query of a path reads, unless somebody else has it locked: a
  * TRUNCATE or ALTER TABLE must not hold up the pipelines of other tables.  The
  * source is only read to make statements, and to compute groups anew; lookups
- * are known once there are statements.
+ * are known once there are statements, which are made without looking at those
+ * that are not tracked.
  */
 bool
 ib_lock_sources(IbPath *path, bool with_source)
 {
 	PathStatements *statements = path->statements;
+	List	   *relations = NIL;
 	ListCell   *lc;
 
 	if (statements == NULL || statements->stale || statements->query->may_recompute ||
@@ -113,7 +130,11 @@ ib_lock_sources(IbPath *path, bool with_source)
 		with_source = true;
 	if (with_source && !ib_source_lock(path->row->source))
 		return false;
-	foreach(lc, statements == NULL ? NIL : statements->relations)
+	if (statements != NULL)
+		relations = statements->relations;
+	else if (path->row->track_lookups)
+		relations = tables_of(path->row->definition);
+	foreach(lc, relations)
 	{
 		if (lfirst_oid(lc) != path->row->source &&
 			!ConditionalLockRelationOid(lfirst_oid(lc), AccessShareLock))

@@ -37,6 +37,7 @@
 #include "catalog/catalog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
@@ -153,7 +154,8 @@ check_table(Oid relid)
 {
 	Relation	rel = table_open(relid, AccessShareLock);
 
-	if (rel->rd_rel->relkind != RELKIND_RELATION || rel->rd_rel->relhassubclass)
+	if (rel->rd_rel->relkind != RELKIND_RELATION ||
+		find_inheritance_children(relid, NoLock) != NIL)
 		refuse_table(rel, "Only the changes of an ordinary table without children tell what became of a lookup.",
 					 "Join the tables that a view reads themselves, or create the pipeline without track_lookups.");
 	if (!RelationIsPermanent(rel))
