@@ -36,6 +36,9 @@
 /* A longer row is taken apart, to keep only what is needed of it. */
 #define MAX_WHOLE_ROW 256
 
+/* In the place of the number of a stream's part: what is not streamed. */
+#define WHOLE_TRANSACTION 1
+
 /* Consecutive rows of a stream that share their fate. */
 typedef struct Run
 {
@@ -53,6 +56,10 @@ typedef struct StreamPart
 	Tuplestorestate *store;
 	List	   *runs;			/* of Run */
 	const char *lost;
+	uint64		number;
+	uint64	   *links;			/* by which its rows came (partition.c) */
+	int			nlinks;
+	int			max_links;
 } StreamPart;
 
 typedef struct Stream
@@ -67,6 +74,7 @@ static List *all_batches = NIL;
 static List *streams = NIL;
 static Stream *open_stream = NULL;	/* the one a chunk is arriving of */
 static TransactionId current_subxid;
+static uint64 last_part = WHOLE_TRANSACTION;
 static uint64 rows_decoded = 0;
 
 /* One change at a time is taken apart here. */
@@ -103,6 +111,8 @@ free_part(StreamPart *part)
 {
 	tuplestore_end(part->store);
 	list_free_deep(part->runs);
+	if (part->links)
+		pfree(part->links);
 	pfree(part);
 }
 
@@ -382,8 +392,10 @@ ib_batches_stream_commit(TransactionId xid, XLogRecPtr commit_lsn,
 			.lost = part->lost,
 		};
 
-		if (!ib_frontier_includes(&batch->frontier, xid, commit_lsn))
-			join_batch(part, &transaction);
+		if (ib_frontier_includes(&batch->frontier, xid, commit_lsn))
+			continue;
+		ib_partitions_note_source(batch, part->links, part->nlinks);
+		join_batch(part, &transaction);
 	}
 	end_stream(stream);
 }
@@ -419,6 +431,7 @@ current_run(Batch *batch, bool truncate)
 	{
 		part = palloc0(sizeof(StreamPart));
 		part->batch = batch;
+		part->number = ++last_part;
 		part->store = ib_batch_begin_store();
 		open_stream->parts = lappend(open_stream->parts, part);
 		batch->part = part;
@@ -431,17 +444,46 @@ current_run(Batch *batch, bool truncate)
 	return run;
 }
 
-/* At the first row of a relation, and when something changed. */
+/* A stream may turn out to be known to the batch, so its links are its own. */
 static void
-take_in(Intake *intake)
+add_links(StreamPart *part, const uint64 *links, int nlinks)
 {
-	if (intake->lost)
+	for (int i = 0; i < nlinks; i++)
 	{
-		mark_lost(intake->batch, intake->lost);
-		return;
+		bool		known = false;
+
+		for (int j = 0; j < part->nlinks && !known; j++)
+			known = part->links[j] == links[i];
+		if (known)
+			continue;
+		if (part->nlinks == part->max_links)
+		{
+			part->max_links = Max(16, part->max_links * 2);
+			part->links = part->links == NULL ?
+				MemoryContextAlloc(collect_context, sizeof(uint64) * part->max_links) :
+				repalloc(part->links, sizeof(uint64) * part->max_links);
+		}
+		part->links[part->nlinks++] = links[i];
 	}
-	ib_partitions_note_source(intake->batch, intake->links, intake->nlinks);
-	intake->noted = true;
+}
+
+/* Note once what a relation tells beside its rows. */
+static void
+note_intake(Intake *intake)
+{
+	Batch	   *batch = intake->batch;
+	StreamPart *part = batch->part;
+	uint64		number = part ? part->number : WHOLE_TRANSACTION;
+
+	if (intake->lost)
+		mark_lost(batch, intake->lost);
+	else if (intake->noted_in == number)
+		return;
+	else if (part)
+		add_links(part, intake->links, intake->nlinks);
+	else
+		ib_partitions_note_source(batch, intake->links, intake->nlinks);
+	intake->noted_in = number;
 }
 
 /* Those who may want this transaction's changes of a relation. */
@@ -462,8 +504,8 @@ intakes_of(Relation rel)
 		batch->touched = true;
 		if (open_stream != NULL && batch->part == NULL)
 			(void) current_run(batch, false);
-		if (!intake->noted)
-			take_in(intake);
+		if (intake->tells)
+			note_intake(intake);
 	}
 	return intakes;
 }
