@@ -38,31 +38,53 @@ SELECT incbatch.create_pipeline('p', 'SELECT k, row_number() OVER (ORDER BY k) F
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k UNION ALL SELECT k, count(*) FROM t GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'WITH w AS (SELECT 1) SELECT k, count(*) FROM t GROUP BY k');
+SELECT incbatch.create_pipeline('p', 'SELECT DISTINCT ON (k) k, v FROM t ORDER BY k, v');
 \echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t WHERE k IN (SELECT k FROM l) GROUP BY k');
-\echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT k, sum(v) / (SELECT sum(v) FROM t) FROM t GROUP BY k');
-\echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY ROLLUP (k)');
-\echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT k, count(*), grouping(k) FROM t GROUP BY k');
-\echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT DISTINCT k, count(*) FROM t GROUP BY k');
+SELECT incbatch.create_pipeline('p', 'SELECT DISTINCT ON (k) k, v, count(*) FROM t GROUP BY k, v ORDER BY k, v');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k LIMIT 1');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k OFFSET 1');
 \echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT k, generate_series(1, 2), count(*) FROM t GROUP BY k');
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k ORDER BY 2 FETCH FIRST ROW ONLY');
 \echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT count(*) FROM t');
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k ORDER BY 2 OFFSET 1 FETCH FIRST ROW WITH TIES');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT k FROM t');
 \echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, unnest(ARRAY[k]) FROM t');
+\echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT id, k, count(*) FROM t GROUP BY id');
 \echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'WITH d AS (DELETE FROM l RETURNING k) SELECT t.k, count(*) FROM t JOIN d ON d.k = t.k GROUP BY 1');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'WITH incbatch_batch AS (SELECT 1 AS a) SELECT t.k, count(*) FROM t JOIN incbatch_batch ON true GROUP BY 1');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT 1 AS one, k, count(*) FROM t GROUP BY ROLLUP (one, k)');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k AS a, k AS b, count(*) FROM t GROUP BY CUBE (1, 2)');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k HAVING EXISTS (SELECT FROM l WHERE l.k = count(t.v))');
+\echo :LAST_ERROR_SQLSTATE
+
+-- Keys without an order
 SELECT incbatch.create_pipeline('p', 'SELECT x, count(*) FROM t GROUP BY x');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT json_build_object(k, v), count(*) FROM t GROUP BY 1');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT point(k, k), count(*) FROM t GROUP BY 1');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT count(*) FROM t GROUP BY ROW(k, v)');
+\echo :LAST_ERROR_SQLSTATE
+DO $$
+BEGIN
+	PERFORM incbatch.create_pipeline('p', 'SELECT count(*) FROM t GROUP BY ' || string_agg('k + ' || i, ', ')) FROM generate_series(1, 33) i;
+END $$;
+\echo :LAST_ERROR_SQLSTATE
+DO $$
+BEGIN
+	PERFORM incbatch.create_pipeline('p', 'SELECT count(*) FROM t GROUP BY ROLLUP (' || string_agg('k + ' || i, ', ') || ')') FROM generate_series(1, 31) i;
+END $$;
 \echo :LAST_ERROR_SQLSTATE
 
 -- Functions whose result depends on when they are called
@@ -87,19 +109,66 @@ SELECT incbatch.create_pipeline('p', 'SELECT f(k), count(*) FROM t GROUP BY 1');
 \echo :LAST_ERROR_SQLSTATE
 
 -- Source and joins
+CREATE VIEW reads_source AS SELECT k, max(v) AS v FROM t GROUP BY k;
+CREATE VIEW reads_view AS SELECT l.name, r.v FROM l JOIN reads_source r USING (k);
+CREATE VIEW calls_random AS SELECT k FROM l WHERE random() < 0.5;
 SELECT incbatch.create_pipeline('p', 'SELECT 1, count(*) GROUP BY 1');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT a.k, count(*) FROM t a JOIN t b ON a.k = b.id GROUP BY a.k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT a.k, count(*) FROM t a JOIN (SELECT k FROM t LIMIT 1) b ON a.k = b.k GROUP BY a.k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t WHERE v = (SELECT max(v) FROM t) GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, sum(v) / (SELECT sum(v) FROM t) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t WHERE EXISTS (SELECT FROM t u WHERE u.id = t.id + 1) GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k HAVING count(*) > (SELECT avg(v) FROM t)');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'WITH w AS (SELECT * FROM t) SELECT a.k, count(*) FROM w a JOIN w b USING (id) GROUP BY 1');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'WITH w AS (SELECT max(v) AS v FROM t) SELECT t.k, count(*) FROM t JOIN w USING (v) GROUP BY 1');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t JOIN reads_source USING (k) GROUP BY 1');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t WHERE v IN (SELECT v FROM reads_view) GROUP BY 1');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t JOIN calls_random USING (k) GROUP BY 1');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t CROSS JOIN random() r WHERE v > r GROUP BY 1');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t JOIN (SELECT k, now() AS n FROM l) s ON t.k = s.k GROUP BY 1');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t RIGHT JOIN l ON t.k = l.k GROUP BY t.k');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t FULL JOIN l ON t.k = l.k GROUP BY t.k');
 \echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM (SELECT * FROM t) s GROUP BY k');
+SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM (t LEFT JOIN l ON t.k = l.k) RIGHT JOIN l m ON m.k = t.k GROUP BY t.k');
 \echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t JOIN (SELECT k FROM l) s ON t.k = s.k GROUP BY t.k');
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM (SELECT DISTINCT k FROM t) s GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t JOIN LATERAL (VALUES (t.k)) v(a) ON true GROUP BY t.k');
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM (SELECT k FROM t GROUP BY k, v) s GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM (SELECT max(k) AS k FROM t) s GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM (SELECT k FROM t UNION ALL SELECT k FROM l) s GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM (SELECT k, rank() OVER (ORDER BY v) AS r FROM t) s WHERE r < 5 GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM (SELECT k FROM t ORDER BY v LIMIT 5) s GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM (SELECT k FROM t FOR UPDATE) s GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'WITH w AS (SELECT k FROM t GROUP BY k) SELECT k, count(*) FROM w GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'WITH RECURSIVE w AS (SELECT id, k FROM t UNION ALL SELECT w.id, t.k FROM w JOIN t ON t.id = w.k) SELECT k, count(*) FROM w GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t JOIN (SELECT k FROM l LIMIT 1) s ON t.k = s.k GROUP BY t.k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t, LATERAL (SELECT DISTINCT ON (name) l.k FROM l WHERE l.k = t.k) s GROUP BY t.k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t WHERE t.k IN (SELECT l.k FROM l FOR SHARE) GROUP BY t.k');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t, generate_series(1, t.k + random()::int) g GROUP BY t.k');
 \echo :LAST_ERROR_SQLSTATE
@@ -112,6 +181,12 @@ SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t JOIN l TABLESA
 SELECT incbatch.create_pipeline('p', 'SELECT l, count(*) FROM l GROUP BY l');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT k, count(t) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(s) FROM (SELECT k, v FROM t) s GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(to_jsonb(s)) FROM (SELECT s.k, s FROM t s) s GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM (SELECT k, tableoid AS o FROM t) s GROUP BY k, o');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT tableoid, count(*) FROM t GROUP BY 1');
 \echo :LAST_ERROR_SQLSTATE

@@ -174,7 +174,10 @@ fill(IbPath *path)
 			ib_late_survey_source(path, &run);
 	}
 	else
+	{
 		ib_run_statement(psprintf("DELETE FROM %s", state_table), SPI_OK_DELETE, NULL);
+		ib_add_groups_without_rows(path);
+	}
 	if (closes)
 		ib_late_advance(path, &run);
 	ib_leave_owner(&scope);

@@ -81,6 +81,56 @@ ib_delta_state_index(PipelineQuery *pq, const char *state_table)
 					state_table, ib_delta_key_list(pq, ""));
 }
 
+/* The keys of the GROUP BY, without the one that tells sets apart. */
+static char *
+grouped_list(List *keys)
+{
+	StringInfoData text;
+	ListCell   *lc;
+
+	initStringInfo(&text);
+	foreach(lc, keys)
+	{
+		KeyColumn  *key = lfirst(lc);
+
+		if (key->expr != NULL)
+			appendStringInfo(&text, "%st.%s", text.len ? ", " : "",
+							 quote_identifier(key->name));
+	}
+	return text.data;
+}
+
+/* GROUP BY as the query has it: all of its sets in one pass. */
+static char *
+group_by(PipelineQuery *pq)
+{
+	StringInfoData text;
+	ListCell   *lc;
+
+	if (pq->sets == NIL)
+		return grouped_list(pq->keys);
+	initStringInfo(&text);
+	appendStringInfoString(&text, "GROUPING SETS (");
+	foreach(lc, pq->sets)
+		appendStringInfo(&text, "%s(%s)", lc == list_head(pq->sets) ? "" : ", ",
+						 grouped_list(((GroupingSetRows *) lfirst(lc))->keys));
+	appendStringInfoChar(&text, ')');
+	return text.data;
+}
+
+/* The keys of the groups that this makes, as columns. */
+static char *
+key_values(PipelineQuery *pq)
+{
+	char	   *keys = grouped_list(pq->keys);
+
+	if (pq->sets == NIL)
+		return keys;
+	if (*keys == '\0')
+		return "0 AS " GROUPING_SET_COLUMN;
+	return psprintf("GROUPING(%s) AS " GROUPING_SET_COLUMN ", %s", keys, keys);
+}
+
 /* One row a group: the keys, then the state's columns. */
 static char *
 aggregate_rows(PipelineQuery *pq, const char *rows, bool mixed)
@@ -89,7 +139,7 @@ aggregate_rows(PipelineQuery *pq, const char *rows, bool mixed)
 	ListCell   *lc;
 
 	initStringInfo(&text);
-	appendStringInfo(&text, "SELECT %s", ib_delta_key_list(pq, "t."));
+	appendStringInfo(&text, "SELECT %s", key_values(pq));
 	foreach(lc, pq->state)
 	{
 		StateColumn *column = lfirst(lc);
@@ -97,8 +147,7 @@ aggregate_rows(PipelineQuery *pq, const char *rows, bool mixed)
 		appendStringInfo(&text, ", %s AS %s",
 						 mixed ? column->mixed : column->plus, column->name);
 	}
-	appendStringInfo(&text, " FROM (%s) t GROUP BY %s", rows,
-					 ib_delta_key_list(pq, "t."));
+	appendStringInfo(&text, " FROM (%s) t GROUP BY %s", rows, group_by(pq));
 	return text.data;
 }
 
@@ -129,9 +178,8 @@ ib_delta_touched(PipelineQuery *pq, int batch_columns, const char *filter)
 {
 	return psprintf("SELECT NULL::pg_catalog.tid AS " TOUCHED_ROW ", 1::pg_catalog.int8 AS " TOUCHED_COUNT ", true AS " TOUCHED_UNKNOWN ", %s "
 					"FROM (%s) t GROUP BY %s",
-					ib_delta_key_list(pq, "t."),
-					batch_rows(pq, batch_columns, filter),
-					ib_delta_key_list(pq, "t."));
+					key_values(pq), batch_rows(pq, batch_columns, filter),
+					group_by(pq));
 }
 
 /* The whole aggregate from the source: backfill. */
@@ -183,4 +231,26 @@ ib_delta_remove(const char *state_table)
 {
 	return psprintf("DELETE FROM %s WHERE ctid IN (SELECT " TOUCHED_ROW " FROM %s WHERE " TOUCHED_COUNT " = 0)",
 					state_table, TOUCHED_RELATION);
+}
+
+/*
+ * Add the groups that exist without any row: those of the empty grouping set.
+ * NULL: the query has none.
+ */
+char *
+ib_delta_without_rows(PipelineQuery *pq, const char *state_table)
+{
+	char	   *columns = column_list(pq);
+	char	   *no_rows = psprintf("SELECT * FROM (%s) r WHERE false",
+								   ib_query_rows_text(pq, false, 0));
+	ListCell   *lc;
+
+	foreach(lc, pq->sets)
+	{
+		if (((GroupingSetRows *) lfirst(lc))->keys == NIL)
+			return psprintf("INSERT INTO %s (%s) %s ON CONFLICT (%s) DO NOTHING",
+							state_table, columns, aggregate_rows(pq, no_rows, false),
+							ib_delta_key_list(pq, ""));
+	}
+	return NULL;
 }

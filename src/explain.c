@@ -212,7 +212,7 @@ append_item(StringInfo text, const char *item)
 static char *
 describe_reading(PipelineQuery *pq)
 {
-	List	   *source = list_make1(copyObject(rt_fetch(pq->source_index, pq->query->rtable)));
+	List	   *source = list_make1(copyObject(pq->source_entry));
 	char	   *name = ib_query_relation_name(pq->source);
 	Wanted		wanted = {0};
 	StringInfoData columns;
@@ -224,9 +224,11 @@ describe_reading(PipelineQuery *pq)
 	foreach(lc, pq->keys)
 	{
 		KeyColumn  *key = lfirst(lc);
-		Node	   *expr = flatten_join_alias_vars(pq->query, copyObject((Node *) key->expr));
+		Node	   *expr = ib_query_at_source(pq, flatten_join_alias_vars(pq->query,
+																	  copyObject((Node *) key->expr)));
 		Bitmapset  *tables = pull_varnos(NULL, expr);
-		Var		   *column = key->time ? key->time : (Var *) expr;
+		Var		   *column = key->time ?
+			(Var *) ib_query_at_source(pq, (Node *) key->time) : (Var *) expr;
 
 		if (!bms_equal(tables, bms_make_singleton(pq->source_index)))
 			continue;
@@ -333,7 +335,7 @@ explain_joins(Explanation *explain)
 		char	   *served;
 
 		index++;
-		if (index == pq->source_index || rte->rtekind == RTE_JOIN || !rte->inFromCl)
+		if (index == linitial_int(pq->source_path) || rte->rtekind == RTE_JOIN || !rte->inFromCl)
 			continue;
 		type = find_join(explain, (Node *) pq->query->jointree, index, &wanted);
 		if (rte->rtekind != RTE_RELATION)
@@ -365,6 +367,7 @@ explain_keys(Explanation *explain)
 {
 	PipelineQuery *pq = explain->pq;
 	const char *strategy = pq->always_recompute ? RECOMPUTE : DELTA;
+	KeyColumn  *first = NULL;
 	StringInfoData keys;
 	ListCell   *lc;
 
@@ -378,11 +381,13 @@ explain_keys(Explanation *explain)
 		if (key->time == NULL)
 			continue;
 		explain->window = key;
+		first = first ? first : key;
 		put_row(explain, psprintf("window %s", expression(explain, (Node *) key->expr)),
 				strategy, measure(explain, psprintf("pg_catalog.count(DISTINCT s.%s)", name)),
 				measure(explain, psprintf("pg_catalog.sum(pg_catalog.pg_column_size(s.%s))", name)),
 				"each change is assigned to its window");
 	}
+	explain->window = first;
 	put_row(explain, keys.len ? psprintf("group by %s", keys.data) : "one group", strategy,
 			explain->groups,
 			DatumGetInt64(DirectFunctionCall1(pg_total_relation_size,

@@ -22,12 +22,14 @@ typedef struct PathStatements
 	char	   *merge_plus;
 	char	   *merge_mixed;
 	char	   *remove;
+	char	   *without_rows;	/* NULL: all groups have rows */
 	char	   *touched;
 	char	   *times;			/* asks for the times of touched windows, or NULL */
 	char	   *initial;
 	struct LateStatements *late;	/* NULL: windows never close */
 	int			nkeys;
 	List	   *relations;		/* OIDs that the names in them stand for */
+	int64		meaning;		/* of the query (meaning.c) */
 	List	   *source_relations;	/* those that the source's rows are in */
 	bool		stale;			/* one of these changed */
 	bool		proven;			/* a run succeeded with them */
@@ -81,6 +83,7 @@ extern void ib_apply_settings(List *settings);
 extern bool ib_lock_sources(IbPath *path, bool with_source);
 extern void ib_enter_owner(IbPath *path, OwnerScope *scope);
 extern void ib_leave_owner(OwnerScope *scope);
+extern void ib_add_groups_without_rows(IbPath *path);
 extern int64 ib_run_statement(const char *sql, int expected,
 							  Tuplestorestate *result);
 extern void ib_offer_relation(const char *name, Oid like, TupleDesc desc,

@@ -4,10 +4,17 @@
  *
  * The query is stored as an ordinary view, <pipeline>_batch, so its names are
  * resolved once, its dependencies are recorded by core, and its tree can be
- * had at any time.  This file takes that tree apart: the source (the first
- * table of FROM), the columns read, the keys of the GROUP BY, the aggregates.
- * What incbatch cannot keep exact is refused here, each with its reason and a
- * way out.
+ * had at any time.  This file takes that tree apart: the keys of the GROUP BY
+ * and its grouping sets, the aggregates.  query_source.c finds the source in
+ * it, query_check.c refuses what cannot be kept exact.
+ *
+ * Keys and arguments of aggregates are evaluated for each row that is folded
+ * in.  What is made of them after the aggregation (SELECT list, HAVING,
+ * DISTINCT, ORDER BY) the view over the state computes when it is read.
+ *
+ * A query with grouping sets has one row of state for each set and group.  A
+ * key of its own tells the sets apart: GROUPING() of all keys.  A query
+ * without GROUP BY is one with the empty set alone.
  *
  * Two texts are made from the tree by changing it and letting core deparse
  * it: the rows that enter the aggregation (keys and aggregate arguments, from
@@ -31,9 +38,13 @@
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
+#include "parser/analyze.h"
+#include "parser/parse_agg.h"
 #include "parser/parse_func.h"
 #include "parser/parsetree.h"
+#include "parser/parser.h"
 #include "rewrite/rewriteHandler.h"
+#include "rewrite/rewriteManip.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
@@ -45,27 +56,6 @@
 
 #include "query.h"
 #include "source.h"
-
-#define refuse(what, detail, hint) \
-	ereport(ERROR, \
-			errcode(ERRCODE_FEATURE_NOT_SUPPORTED), \
-			errmsg("a pipeline's query cannot have %s", what), \
-			errdetail("%s", detail), \
-			errhint("%s", hint))
-
-/*
- * Stable functions of core depend on settings, which a pipeline stores, but
- * for those whose names begin like these: they depend on the time, the
- * session or the catalog.
- */
-static const char *const unstable_prefixes[] = {
-	"age", "col_description", "current_", "database_to_xml", "enum_first",
-	"enum_last", "enum_range", "get_current_ts_config", "getpgusername",
-	"has_", "inet_client_", "inet_server_", "mxid_age", "now",
-	"obj_description", "pg_", "row_security_active", "schema_to_xml",
-	"session_user", "shobj_description", "statement_timestamp",
-	"table_to_xml", "to_reg", "transaction_timestamp", "txid_", "version",
-};
 
 /* ----------------------------------------------------------------
  *		Names as SQL
@@ -126,239 +116,18 @@ ib_query_type(Oid type, int32 typmod, Oid collation)
 }
 
 /* ----------------------------------------------------------------
- *		What is refused
+ *		The source
  * ----------------------------------------------------------------
  */
-
-static bool
-is_unstable(Oid funcid)
-{
-	char	   *name = get_func_name(funcid);
-
-	for (int i = 0; i < lengthof(unstable_prefixes); i++)
-	{
-		if (strncmp(name, unstable_prefixes[i], strlen(unstable_prefixes[i])) == 0)
-			return true;
-	}
-	return false;
-}
-
-static bool
-refuse_changing_function(Oid funcid, void *context)
-{
-	char		volatility = func_volatile(funcid);
-
-	if (volatility == PROVOLATILE_IMMUTABLE)
-		return false;
-	if (volatility == PROVOLATILE_STABLE &&
-		((get_func_namespace(funcid) == PG_CATALOG_NAMESPACE &&
-		  !is_unstable(funcid)) || ib_is_window_function(funcid)))
-		return false;
-	ereport(ERROR,
-			errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			errmsg("a pipeline's query cannot call function %s",
-				   format_procedure(funcid)),
-			errdetail("Its result can differ between the moment a row is folded in and the moment the batch query would run."),
-			errhint(volatility == PROVOLATILE_STABLE && !is_unstable(funcid) ?
-					"If its result depends on its arguments alone, declare it IMMUTABLE." :
-					"Filter by time or by session in the query on the pipeline's relation instead."));
-	return true;
-}
-
-static bool
-refuse_changing_expressions(Node *node, void *context)
-{
-	if (node == NULL)
-		return false;
-	if (IsA(node, SQLValueFunction))
-		refuse("CURRENT_DATE, CURRENT_TIMESTAMP, CURRENT_USER and the like",
-			   "Their value differs between the moment a row is folded in and the moment the batch query would run.",
-			   "Filter by time or by session in the query on the pipeline's relation instead.");
-	if (IsA(node, NextValueExpr))
-		refuse("nextval", "Its value differs at each call.", "Leave it out.");
-	if (IsA(node, Aggref))
-	{
-		/* the transition functions are the aggregate table's business */
-		return expression_tree_walker(node, refuse_changing_expressions, context);
-	}
-	if (IsA(node, Query))
-		return query_tree_walker((Query *) node, refuse_changing_expressions,
-								 context, 0);
-	(void) check_functions_in_node(node, refuse_changing_function, context);
-	return expression_tree_walker(node, refuse_changing_expressions, context);
-}
-
-static void
-refuse_unsupported_clauses(Query *query)
-{
-	if (query->hasWindowFuncs)
-		refuse("window functions",
-			   "A new row can change the result of every other row.",
-			   "Use them in a query on the pipeline's relation.");
-	if (query->setOperations)
-		refuse("UNION, INTERSECT or EXCEPT",
-			   "A pipeline aggregates one source.",
-			   "Create one pipeline for each branch and combine their relations in a view.");
-	if (query->cteList)
-		refuse("WITH", "Common table expressions are not supported yet.",
-			   "Write the query as one SELECT over the source and its lookups.");
-	if (query->hasSubLinks)
-		refuse("subqueries in expressions",
-			   "A subquery reads a table whose changes would not be seen.",
-			   "Join the table as a lookup instead.");
-	if (query->groupingSets)
-		refuse("GROUPING SETS, ROLLUP or CUBE",
-			   "They are not supported yet.",
-			   "Create the pipeline at the finest grouping and sum over its relation.");
-	if (query->distinctClause)
-		refuse("DISTINCT", "It is not supported yet.",
-			   "Use GROUP BY, which removes duplicates too.");
-	if (query->limitCount || query->limitOffset)
-		refuse("LIMIT or OFFSET",
-			   "Which groups are in the result would depend on all others.",
-			   "Use LIMIT in the query on the pipeline's relation.");
-	if (query->rowMarks)
-		refuse("FOR UPDATE or FOR SHARE", "A pipeline locks no rows.",
-			   "Leave the locking clause out.");
-	if (query->hasTargetSRFs)
-		refuse("set-returning functions in the SELECT list",
-			   "They are not supported yet.",
-			   "Unnest in the query on the pipeline's relation.");
-	if (query->groupClause == NIL)
-		ereport(ERROR,
-				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				errmsg("a pipeline's query must have GROUP BY"),
-				errdetail(query->hasAggs ? "A pipeline without groups is not supported yet."
-						  : "A pipeline keeps aggregates up to date; this query has none."),
-				errhint("Group by a window of time, for example date_trunc('hour', …)."));
-	if (query->constraintDeps)
-		refuse("columns that are neither grouped nor aggregated",
-			   "They are accepted in a query because the primary key is grouped, but a pipeline needs every key of the result.",
-			   "Add these columns to GROUP BY.");
-}
-
-/* ----------------------------------------------------------------
- *		Source and lookups
- * ----------------------------------------------------------------
- */
-
-/* The first relation of FROM, which no outer join may fill with NULLs. */
-static int
-find_source(Query *query)
-{
-	Node	   *node;
-
-	if (query->jointree->fromlist == NIL)
-		ereport(ERROR,
-				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				errmsg("a pipeline's query must have FROM"),
-				errdetail("A pipeline follows the changes of a source table."),
-				errhint("Name the source table first in FROM."));
-	node = linitial(query->jointree->fromlist);
-	while (IsA(node, JoinExpr))
-	{
-		JoinExpr   *join = (JoinExpr *) node;
-
-		if (join->jointype != JOIN_INNER && join->jointype != JOIN_LEFT)
-			refuse("RIGHT or FULL joins",
-				   "A row of the source would also change rows that it is not part of.",
-				   "Name the source first in FROM and use LEFT JOIN for its lookups.");
-		node = join->larg;
-	}
-	return castNode(RangeTblRef, node)->rtindex;
-}
 
 static void
 check_source(PipelineQuery *pq)
 {
-	RangeTblEntry *rte = rt_fetch(pq->source_index, pq->query->rtable);
+	RangeTblEntry *rte = rt_fetch(pq->source_index, pq->source_query->rtable);
 
-	if (rte->rtekind != RTE_RELATION)
-		refuse("a source that is not a table",
-			   "The first entry of FROM is the source, whose changes the pipeline follows.",
-			   "Name the source table first in FROM.");
+	pq->source_entry = rte;
 	pq->source = rte->relid;
 	ib_source_check(rte->relid, !rte->inh);
-}
-
-/* (VALUES ...) in FROM, which the parser wraps in a subquery */
-static bool
-is_values_list(const RangeTblEntry *rte)
-{
-	return rte->rtekind == RTE_SUBQUERY && !rte->lateral &&
-		!rte->subquery->hasSubLinks &&
-		list_length(rte->subquery->rtable) == 1 &&
-		linitial_node(RangeTblEntry, rte->subquery->rtable)->rtekind == RTE_VALUES;
-}
-
-static void
-check_lookups(PipelineQuery *pq)
-{
-	int			index = 0;
-	ListCell   *lc;
-
-	foreach(lc, pq->query->rtable)
-	{
-		RangeTblEntry *rte = lfirst(lc);
-
-		index++;
-		if (index == pq->source_index || rte->rtekind == RTE_JOIN)
-			continue;
-		if (rte->rtekind == RTE_RELATION && rte->relid == pq->source)
-			refuse("its source twice",
-				   "A change of the source would have to be joined with itself.",
-				   "Join other tables as lookups only.");
-		if (rte->tablesample)
-			refuse("TABLESAMPLE", "Its rows differ at each run.", "Leave it out.");
-		if (rte->rtekind != RTE_RELATION && rte->rtekind != RTE_FUNCTION &&
-			!is_values_list(rte))
-			refuse("subqueries in FROM",
-				   "They are not supported yet.",
-				   "Join the tables directly, or make the subquery a view and join that.");
-	}
-	if (rt_fetch(pq->source_index, pq->query->rtable)->tablesample)
-		refuse("TABLESAMPLE", "Its rows differ at each run.", "Leave it out.");
-}
-
-/* Which columns of the source the query reads, wherever. */
-static void
-find_needed_columns(PipelineQuery *pq)
-{
-	Query	   *query = copyObject(pq->query);
-	Bitmapset  *attnos = NULL;
-	int			attno = -1;
-	ListCell   *lc;
-
-	query->targetList = (List *)
-		flatten_join_alias_vars(query, (Node *) query->targetList);
-	query->havingQual = flatten_join_alias_vars(query, query->havingQual);
-	query->jointree = (FromExpr *)
-		flatten_join_alias_vars(query, (Node *) query->jointree);
-	pull_varattnos((Node *) query->targetList, pq->source_index, &attnos);
-	pull_varattnos((Node *) query->havingQual, pq->source_index, &attnos);
-	pull_varattnos((Node *) query->jointree, pq->source_index, &attnos);
-	foreach(lc, query->rtable)
-	{
-		/* functions in FROM take columns of the source as arguments */
-		List	   *functions = lfirst_node(RangeTblEntry, lc)->functions;
-
-		pull_varattnos(flatten_join_alias_vars(query, (Node *) functions),
-					   pq->source_index, &attnos);
-	}
-
-	while ((attno = bms_next_member(attnos, attno)) >= 0)
-	{
-		int			attnum = attno + FirstLowInvalidHeapAttributeNumber;
-
-		if (attnum == 0)
-			refuse("references to whole rows of the source",
-				   "Only named columns are kept with a change.",
-				   "Name the columns that the query needs.");
-		if (attnum < 0)
-			refuse("system columns",
-				   "A change does not carry them.", "Leave them out.");
-		pq->needed = bms_add_member(pq->needed, attnum);
-	}
 }
 
 /* ----------------------------------------------------------------
@@ -373,6 +142,7 @@ name_is_taken(PipelineQuery *pq, const char *name)
 	ListCell   *lc;
 
 	if (strcmp(name, ROW_COUNT_COLUMN) == 0 ||
+		strcmp(name, GROUPING_SET_COLUMN) == 0 ||
 		strncmp(name, RESERVED_PREFIX, strlen(RESERVED_PREFIX)) == 0 ||
 		SystemAttributeByName(name) != NULL)
 		return true;
@@ -391,6 +161,12 @@ add_key(PipelineQuery *pq, SortGroupClause *clause)
 	Oid			type = exprType((Node *) entry->expr);
 	KeyColumn  *key = palloc0(sizeof(KeyColumn));
 
+	if (get_typtype(type) == TYPTYPE_PSEUDO)
+		ereport(ERROR,
+				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				errmsg("a pipeline cannot group by type %s", format_type_be(type)),
+				errdetail("No column of a table, as the state table has one for each key, can be of this type."),
+				errhint("Group by the fields of the row one by one."));
 	if (!OidIsValid(lookup_type_cache(type, TYPECACHE_BTREE_OPFAMILY)->btree_opf))
 		ereport(ERROR,
 				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -414,13 +190,169 @@ add_key(PipelineQuery *pq, SortGroupClause *clause)
 	ib_recompute_find_window(pq, key);
 }
 
+/* ----------------------------------------------------------------
+ *		Grouping sets
+ * ----------------------------------------------------------------
+ */
+
+/* GROUPING() of all keys in a set: the first key is the highest bit. */
+static int
+grouping_set_number(PipelineQuery *pq, List *refs)
+{
+	int			number = 0;
+	ListCell   *lc;
+
+	foreach(lc, pq->query->groupClause)
+	{
+		Index		ref = lfirst_node(SortGroupClause, lc)->tleSortGroupRef;
+
+		number = number * 2 + (list_member_int(refs, ref) ? 0 : 1);
+	}
+	return number;
+}
+
+static void
+add_grouping_set(PipelineQuery *pq, List *refs)
+{
+	GroupingSetRows *set;
+	int			number = grouping_set_number(pq, refs);
+	ListCell   *lc;
+	ListCell   *lk;
+
+	foreach(lc, pq->sets)
+	{
+		set = lfirst(lc);
+		if (set->number == number)
+		{
+			set->copies++;
+			return;
+		}
+	}
+	set = palloc0(sizeof(GroupingSetRows));
+	set->number = number;
+	set->copies = 1;
+	/* the keys are those of the GROUP BY, after the one that tells sets apart */
+	lk = list_second_cell(pq->keys);
+	foreach(lc, pq->query->groupClause)
+	{
+		if (list_member_int(refs, lfirst_node(SortGroupClause, lc)->tleSortGroupRef))
+			set->keys = lappend(set->keys, lfirst(lk));
+		lk = lnext(pq->keys, lk);
+	}
+	pq->sets = lappend(pq->sets, set);
+}
+
+/*
+ * Keys that core may tell apart otherwise than by GROUPING: a constant shows
+ * where it is not grouped, too, and of two equal keys it shows either.
+ */
+static void
+check_keys_of_sets(PipelineQuery *pq)
+{
+	ListCell   *lc;
+	ListCell   *lk;
+
+	foreach(lc, pq->keys)
+	{
+		Expr	   *expr = ((KeyColumn *) lfirst(lc))->expr;
+
+		if (expr == NULL)
+			continue;
+		if (!contain_vars_of_level((Node *) expr, 0))
+			ib_refuse_clause("constants in GROUPING SETS, ROLLUP or CUBE",
+							 "PostgreSQL shows the constant in the rows of the other sets, too.",
+							 "Leave the constant out of GROUP BY.");
+		for_each_cell(lk, pq->keys, lnext(pq->keys, lc))
+		{
+			if (equal(expr, ((KeyColumn *) lfirst(lk))->expr))
+				ib_refuse_clause("the same expression twice in GROUPING SETS, ROLLUP or CUBE",
+								 "Which of the two a column of the result shows is left open.",
+								 "Name it once, and use it in several sets by the same name.");
+		}
+	}
+}
+
+/* The keys, and the sets of a query that has not just a plain GROUP BY. */
+static void
+add_keys(PipelineQuery *pq)
+{
+	Query	   *query = pq->query;
+	bool		sets = query->groupingSets || query->groupClause == NIL;
+	ListCell   *lc;
+
+	if (sets)
+	{
+		KeyColumn  *key = palloc0(sizeof(KeyColumn));
+
+		key->name = GROUPING_SET_COLUMN;
+		key->type = ib_query_type(INT4OID, -1, InvalidOid);
+		key->equals = ib_query_operator(Int4EqualOperator);
+		key->number = 1;
+		pq->keys = lappend(pq->keys, key);
+	}
+	foreach(lc, query->groupClause)
+		add_key(pq, lfirst(lc));
+	if (list_length(pq->keys) > (sets ? MAX_KEYS_OF_SETS : INDEX_MAX_KEYS))
+		ib_refuse_clause(psprintf("more than %d keys", (sets ? MAX_KEYS_OF_SETS - 1 : INDEX_MAX_KEYS)),
+						 "The state table finds its groups by an index, which has no more columns.",
+						 "Group by fewer expressions, or by a row type that combines them.");
+	if (!sets)
+		return;
+	check_keys_of_sets(pq);
+	foreach(lc, query->groupingSets == NIL ? list_make1(NIL) :
+			expand_grouping_sets(query->groupingSets, query->groupDistinct, -1))
+		add_grouping_set(pq, lfirst(lc));
+}
+
+/* GROUPING(...) as SQL over the state: its bits are some of the set's. */
+static void
+add_grouping(PipelineQuery *pq, GroupingFunc *func)
+{
+	GroupingColumn *column = palloc0(sizeof(GroupingColumn));
+	int			nkeys = list_length(pq->query->groupClause);
+	StringInfoData text;
+	ListCell   *lc;
+
+	initStringInfo(&text);
+	foreach(lc, func->refs)
+	{
+		int			bit = nkeys;
+		ListCell   *lg;
+
+		foreach(lg, pq->query->groupClause)
+		{
+			bit--;
+			if (lfirst_node(SortGroupClause, lg)->tleSortGroupRef == lfirst_int(lc))
+				break;
+		}
+		appendStringInfo(&text, "%s(((%s >> %d) & 1) << %d)", text.len ? " | " : "",
+						 GROUPING_SET_COLUMN, bit,
+						 list_length(func->refs) - 1 - foreach_current_index(lc));
+	}
+	column->func = func;
+	column->finish = pq->sets == NIL ? "0" : text.data;
+	pq->groupings = lappend(pq->groupings, column);
+}
+
+/* ----------------------------------------------------------------
+ *		The analysis
+ * ----------------------------------------------------------------
+ */
+
 static bool
 collect_aggregates(Node *node, PipelineQuery *pq)
 {
 	if (node == NULL)
 		return false;
+	if (IsA(node, SubLink) && contain_aggs_of_level(node, 0))
+		ib_refuse_clause("an aggregate within a subquery",
+						 "It aggregates the query outside of the subquery.",
+						 "Write the aggregate outside of the subquery.");
 	if (IsA(node, GroupingFunc))
-		refuse("GROUPING", "It is not supported yet.", "Leave it out.");
+	{
+		add_grouping(pq, (GroupingFunc *) node);
+		return false;
+	}
 	if (IsA(node, Aggref))
 	{
 		ListCell   *lc;
@@ -441,18 +373,21 @@ PipelineQuery *
 ib_query_analyze(Query *query)
 {
 	PipelineQuery *pq = palloc0(sizeof(PipelineQuery));
-	ListCell   *lc;
 
 	pq->query = query;
-	refuse_unsupported_clauses(query);
-	pq->source_index = find_source(query);
+	ib_check_clauses(query);
+	/* SELECT DISTINCT without aggregates groups by all that it shows */
+	if (query->groupClause == NIL && query->groupingSets == NIL &&
+		!query->hasAggs && query->havingQual == NULL)
+	{
+		query->groupClause = query->distinctClause;
+		query->distinctClause = NIL;
+	}
+	ib_query_find_source(pq);
 	check_source(pq);
-	check_lookups(pq);
-	(void) query_tree_walker(query, refuse_changing_expressions, NULL, 0);
-	find_needed_columns(pq);
-
-	foreach(lc, query->groupClause)
-		add_key(pq, lfirst(lc));
+	pq->relations = ib_check_everything(pq);
+	pq->needed = ib_query_source_columns(pq);
+	add_keys(pq);
 	(void) collect_aggregates((Node *) query->targetList, pq);
 	(void) collect_aggregates(query->havingQual, pq);
 	if (pq->state == NIL)
@@ -542,8 +477,8 @@ use_window_start(Node *node, void *context)
 {
 	FuncExpr   *call;
 
-	if (node == NULL)
-		return NULL;
+	if (node == NULL || IsA(node, Query))
+		return node;
 	node = expression_tree_mutator(node, use_window_start, context);
 	if (!IsA(node, FuncExpr))
 		return node;
@@ -562,19 +497,26 @@ use_window_start(Node *node, void *context)
 	return node;
 }
 
-/* The last column of a batch; a row without it has weight +1 (collect.c). */
-static Expr *
-weight_of_row(PipelineQuery *pq, int batch_columns)
+/* Let a query read a batch in the place of its source. */
+static void
+read_from_batch(PipelineQuery *pq, Query *query, int batch_columns)
 {
+	Query	   *inner = ib_query_source_query(pq, query);
 	CoalesceExpr *weight = makeNode(CoalesceExpr);
 
+	/* the last column of a batch; a row without it has weight +1 (collect.c) */
 	weight->coalescetype = INT4OID;
 	weight->args = list_make2(makeVar(pq->source_index, batch_columns, INT4OID,
 									  -1, InvalidOid, 0),
 							  makeConst(INT4OID, -1, InvalidOid, sizeof(int32),
 										Int32GetDatum(1), false, true));
 	weight->location = -1;
-	return (Expr *) weight;
+	add_target(query, ib_query_expose(pq, query, (Expr *) weight, INPUT_WEIGHT),
+			   INPUT_WEIGHT);
+	if (inner != query)
+		inner->targetList = (List *) use_window_start((Node *) inner->targetList, NULL);
+	replace_relation(rt_fetch(pq->source_index, inner->rtable), BATCH_RELATION,
+					 batch_column_names(pq->source, batch_columns));
 }
 
 /*
@@ -590,7 +532,11 @@ ib_query_rows_text(PipelineQuery *pq, bool from_batch, int batch_columns)
 	query->targetList = NIL;
 	query->groupClause = NIL;
 	query->groupDistinct = false;
+	query->groupingSets = NIL;
+	query->distinctClause = NIL;
 	query->sortClause = NIL;
+	query->limitCount = NULL;
+	query->limitOption = LIMIT_OPTION_COUNT;
 	query->havingQual = NULL;
 	query->hasAggs = false;
 
@@ -599,6 +545,8 @@ ib_query_rows_text(PipelineQuery *pq, bool from_batch, int batch_columns)
 		KeyColumn  *key = lfirst(lc);
 		Expr	   *expr = copyObject(key->expr);
 
+		if (expr == NULL)
+			continue;
 		if (from_batch)
 			expr = (Expr *) use_window_start((Node *) expr, NULL);
 		add_target(query, expr, key->name);
@@ -617,92 +565,171 @@ ib_query_rows_text(PipelineQuery *pq, bool from_batch, int batch_columns)
 	}
 	if (!from_batch && pq->in_order)
 	{
-		add_target(query, (Expr *) makeVar(pq->source_index, TableOidAttributeNumber,
-										   OIDOID, -1, InvalidOid, 0), INPUT_TABLE);
-		add_target(query, (Expr *) makeVar(pq->source_index, SelfItemPointerAttributeNumber,
-										   TIDOID, -1, InvalidOid, 0), INPUT_ROW);
+		add_target(query, ib_query_expose(pq, query, (Expr *)
+										  makeVar(pq->source_index, TableOidAttributeNumber,
+												  OIDOID, -1, InvalidOid, 0), INPUT_TABLE),
+				   INPUT_TABLE);
+		add_target(query, ib_query_expose(pq, query, (Expr *)
+										  makeVar(pq->source_index, SelfItemPointerAttributeNumber,
+												  TIDOID, -1, InvalidOid, 0), INPUT_ROW),
+				   INPUT_ROW);
 	}
 	if (from_batch)
-	{
-		add_target(query, weight_of_row(pq, batch_columns), INPUT_WEIGHT);
-		replace_relation(rt_fetch(pq->source_index, query->rtable), BATCH_RELATION,
-						 batch_column_names(pq->source, batch_columns));
-	}
+		read_from_batch(pq, query, batch_columns);
 	return pg_get_querydef(query, false);
 }
 
-/* Replace keys and aggregates by the columns of the state (entry 1). */
-static Node *
-read_from_state(Node *node, PipelineQuery *pq)
+typedef struct StateContext
 {
+	PipelineQuery *pq;
+	int			depth;			/* of the subquery that the node is in */
+} StateContext;
+
+/* Is a node, in a subquery so deep, this expression of the query? */
+static bool
+is_same(void *node, void *expr, int depth)
+{
+	if (depth > 0 && expr != NULL)
+	{
+		expr = copyObject(expr);
+		IncrementVarSublevelsUp(expr, depth, 0);
+	}
+	return equal(node, expr);
+}
+
+/* The column of the state (entry 1 of the view's FROM) that a node is, or 0. */
+static AttrNumber
+column_of_state(Node *node, StateContext *context)
+{
+	PipelineQuery *pq = context->pq;
 	AttrNumber	column = 0;
 	ListCell   *lc;
 
-	if (node == NULL)
-		return NULL;
 	foreach(lc, pq->keys)
 	{
 		column++;
-		if (equal(((KeyColumn *) lfirst(lc))->expr, node))
-			return (Node *) makeVar(1, column, exprType(node), exprTypmod(node),
-									exprCollation(node), 0);
+		if (is_same(node, ((KeyColumn *) lfirst(lc))->expr, context->depth))
+			return column;
 	}
 	foreach(lc, pq->aggregates)
 	{
 		column++;
-		if (equal(((AggregateColumn *) lfirst(lc))->aggref, node))
-			return (Node *) makeVar(1, column, exprType(node), exprTypmod(node),
-									exprCollation(node), 0);
+		if (is_same(node, ((AggregateColumn *) lfirst(lc))->aggref, context->depth))
+			return column;
 	}
-	return expression_tree_mutator(node, read_from_state, pq);
+	foreach(lc, pq->groupings)
+	{
+		column++;
+		if (is_same(node, ((GroupingColumn *) lfirst(lc))->func, context->depth))
+			return column;
+	}
+	return 0;
 }
 
-/* The query's own SELECT list, HAVING and ORDER BY, over the state table. */
-char *
-ib_query_view_text(PipelineQuery *pq, const char *state_table)
+/* Replace keys and aggregates by the columns of the state. */
+static Node *
+read_from_state(Node *node, StateContext *context)
 {
-	Query	   *query = copyObject(pq->query);
-	RangeTblEntry *rte = makeNode(RangeTblEntry);
-	RangeTblRef *ref = makeNode(RangeTblRef);
-	List	   *colnames = NIL;
+	AttrNumber	column;
+
+	if (node == NULL)
+		return NULL;
+	if (IsA(node, Query))
+	{
+		context->depth++;
+		node = (Node *) query_tree_mutator((Query *) node, read_from_state, context, 0);
+		context->depth--;
+		return node;
+	}
+	/* what is no expression (a list, a join) has no type, and is no key */
+	column = column_of_state(node, context);
+	if (column > 0)
+		return (Node *) makeVar(1, column, exprType(node), exprTypmod(node),
+								exprCollation(node), context->depth);
+	if (IsA(node, Var) && ((Var *) node)->varlevelsup == context->depth)
+		elog(ERROR, "column %d of relation %d is neither a key nor aggregated",
+			 ((Var *) node)->varattno, ((Var *) node)->varno);
+	return expression_tree_mutator(node, read_from_state, context);
+}
+
+/* The keys and the values of the aggregates, of each group once. */
+static char *
+state_text(PipelineQuery *pq, const char *state_table, List **colnames)
+{
 	StringInfoData text;
+	StringInfoData copies;
 	ListCell   *lc;
 	int			n = 0;
 
 	initStringInfo(&text);
-	appendStringInfoString(&text, "WITH state AS (SELECT ");
+	initStringInfo(&copies);
+	appendStringInfo(&text, "SELECT %s", ib_delta_key_list(pq, ""));
 	foreach(lc, pq->keys)
-	{
-		KeyColumn  *key = lfirst(lc);
-
-		appendStringInfo(&text, "%s%s", n++ ? ", " : "", quote_identifier(key->name));
-		colnames = lappend(colnames, makeString(key->name));
-	}
-	n = 0;
+		*colnames = lappend(*colnames, makeString(((KeyColumn *) lfirst(lc))->name));
 	foreach(lc, pq->aggregates)
 	{
-		AggregateColumn *aggregate = lfirst(lc);
 		char	   *name = psprintf(RESERVED_PREFIX "value_%d", ++n);
 
-		appendStringInfo(&text, ", %s AS %s", aggregate->finish, name);
-		colnames = lappend(colnames, makeString(name));
+		appendStringInfo(&text, ", %s AS %s", ((AggregateColumn *) lfirst(lc))->finish, name);
+		*colnames = lappend(*colnames, makeString(name));
 	}
-	appendStringInfo(&text, " FROM %s) ", state_table);
+	foreach(lc, pq->groupings)
+	{
+		char	   *name = psprintf(RESERVED_PREFIX "value_%d", ++n);
 
-	rte->eref = makeAlias("state", NIL);
+		appendStringInfo(&text, ", %s AS %s", ((GroupingColumn *) lfirst(lc))->finish, name);
+		*colnames = lappend(*colnames, makeString(name));
+	}
+	appendStringInfo(&text, " FROM %s", state_table);
+
+	/* a set that GROUP BY names twice has its rows twice */
+	foreach(lc, pq->sets)
+	{
+		GroupingSetRows *set = lfirst(lc);
+
+		if (set->copies > 1)
+			appendStringInfo(&copies, " WHEN %d THEN %d", set->number, set->copies);
+	}
+	if (copies.len > 0)
+		appendStringInfo(&text, ", generate_series(1, CASE %s%s ELSE 1 END)",
+						 GROUPING_SET_COLUMN, copies.data);
+	return text.data;
+}
+
+/*
+ * The query's own SELECT list, HAVING, DISTINCT and ORDER BY, over the state
+ * table, which exists.
+ */
+char *
+ib_query_view_text(PipelineQuery *pq, const char *state_table)
+{
+	Query	   *query = copyObject(pq->query);
+	StateContext context = {.pq = pq};
+	RangeTblEntry *rte = makeNode(RangeTblEntry);
+	RangeTblRef *ref = makeNode(RangeTblRef);
+	List	   *colnames = NIL;
+	char	   *text = state_text(pq, state_table, &colnames);
+
+	rte->rtekind = RTE_SUBQUERY;
+	rte->subquery = parse_analyze_fixedparams(linitial(raw_parser(text, RAW_PARSE_DEFAULT)),
+											  text, NULL, 0, NULL);
+	rte->alias = makeAlias("state", NIL);
+	rte->eref = makeAlias("state", colnames);
 	rte->inFromCl = true;
-	replace_relation(rte, "state", colnames);
-	rte->alias = NULL;
 	ref->rtindex = 1;
 
-	query->targetList = (List *) read_from_state((Node *) query->targetList, pq);
+	query->targetList = (List *) read_from_state((Node *) query->targetList, &context);
 	query->jointree = makeFromExpr(list_make1(ref),
-								   read_from_state(query->havingQual, pq));
+								   read_from_state(query->havingQual, &context));
 	query->rtable = list_make1(rte);
 	query->groupClause = NIL;
+	query->groupDistinct = false;
+	query->groupingSets = NIL;
 	query->havingQual = NULL;
 	query->hasAggs = false;
+	if (!checkExprHasSubLink((Node *) query->targetList) &&
+		!checkExprHasSubLink(query->jointree->quals))
+		query->cteList = NIL;
 	/* entries that only the GROUP BY needed are in nobody's way as junk */
-	appendStringInfoString(&text, pg_get_querydef(query, false));
-	return text.data;
+	return pg_get_querydef(query, false);
 }

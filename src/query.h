@@ -2,9 +2,9 @@
  * query.h
  *	  A pipeline's query, taken apart and turned into statements.
  *
- * query.c analyses, aggregate.c knows the aggregates, delta.c and recompute.c
- * are the two strategies; each of the latter yields SQL text that the executor
- * runs.
+ * query.c analyses, with query_source.c and query_check.c; aggregate.c knows
+ * the aggregates, delta.c and recompute.c are the two strategies; each of the
+ * latter yields SQL text that the executor runs.
  */
 #ifndef IB_QUERY_H
 #define IB_QUERY_H
@@ -33,6 +33,12 @@
 #define TOUCHED_COUNT "incbatch_count"
 #define TOUCHED_UNKNOWN "incbatch_unknown"
 
+/* The key of a state with grouping sets that tells which set a row is of */
+#define GROUPING_SET_COLUMN "grouping_set"
+
+/* It is one of the index's columns, and an int4 has a bit for each other key */
+#define MAX_KEYS_OF_SETS Min(INDEX_MAX_KEYS, 31)
+
 /* How the rows that enter the aggregation name their columns */
 #define INPUT_ARG "incbatch_arg_"
 #define INPUT_FILTER "incbatch_filter_"
@@ -44,7 +50,7 @@
 /* A column of the GROUP BY, and of the state table. */
 typedef struct KeyColumn
 {
-	Expr	   *expr;
+	Expr	   *expr;			/* NULL: GROUPING_SET_COLUMN */
 	char	   *name;
 	char	   *type;			/* as SQL, with COLLATE where there is one */
 	char	   *equals;			/* the operator of the GROUP BY, as SQL */
@@ -88,6 +94,21 @@ typedef struct AggregateColumn
 	const char *recomputed;		/* why every change evaluates it again, or NULL */
 } AggregateColumn;
 
+/* One of the sets that rows are grouped by. */
+typedef struct GroupingSetRows
+{
+	int			number;			/* GROUPING() of all keys */
+	List	   *keys;			/* of KeyColumn: those that are grouped */
+	int			copies;			/* how often GROUP BY names the set */
+} GroupingSetRows;
+
+/* GROUPING() in the query. */
+typedef struct GroupingColumn
+{
+	GroupingFunc *func;
+	char	   *finish;			/* SQL over the state's columns */
+} GroupingColumn;
+
 /*
  * A key that is a window of time: it never falls as one column of the source,
  * the event time, rises.
@@ -96,20 +117,27 @@ typedef struct WindowKey
 {
 	KeyColumn  *key;
 	AttrNumber	column;			/* the event time */
-	Expr	   *expr;			/* the key, over the columns of base tables */
+	Expr	   *expr;			/* the key, over the source; or a column of hop, */
+	int			hop;			/* which is there in the range table, or 0 */
 	char	   *output;			/* its column in the result, or NULL */
 } WindowKey;
 
 typedef struct PipelineQuery
 {
 	Query	   *query;
-	int			source_index;	/* in the range table */
+	List	   *source_path;	/* range table indexes, down to the source */
+	Query	   *source_query;	/* the (sub)query that the source is in */
+	int			source_index;	/* in the range table of that */
+	RangeTblEntry *source_entry;	/* there */
 	Oid			source;
+	List	   *relations;		/* OIDs of all that the query names, the source too */
 	Bitmapset  *needed;			/* the source's columns that are read */
 	List	   *keys;			/* of KeyColumn */
+	List	   *sets;			/* of GroupingSetRows; NIL: a plain GROUP BY */
 	List	   *inputs;			/* of AggregateInput */
 	List	   *state;			/* of StateColumn, the row count first */
 	List	   *aggregates;		/* of AggregateColumn */
+	List	   *groupings;		/* of GroupingColumn */
 	List	   *windows;		/* of WindowKey */
 	bool		may_recompute;	/* some retractions evaluate a group again */
 	bool		always_recompute;	/* and so does every other change, */
@@ -129,6 +157,24 @@ extern char *ib_query_operator(Oid opno);
 extern char *ib_query_type(Oid type, int32 typmod, Oid collation);
 extern char *ib_query_expression(List *rtable, Node *expr);
 
+/* query_source.c */
+extern void ib_query_find_source(PipelineQuery *pq);
+extern Bitmapset *ib_query_source_columns(PipelineQuery *pq);
+extern Node *ib_query_at_source(PipelineQuery *pq, Node *expr);
+extern AttrNumber ib_query_source_column(PipelineQuery *pq, Expr *expr);
+extern Query *ib_query_source_query(PipelineQuery *pq, Query *query);
+extern Expr *ib_query_expose(PipelineQuery *pq, Query *query, Expr *column,
+							  char *name);
+
+/* query_check.c */
+extern void ib_refuse_clause(const char *what, const char *detail,
+							 const char *hint) pg_attribute_noreturn();
+extern void ib_check_clauses(Query *query);
+extern List *ib_check_everything(PipelineQuery *pq);
+
+/* meaning.c */
+extern int64 ib_query_meaning(Query *query, int64 before);
+
 /* aggregate.c */
 extern void ib_aggregate_add(PipelineQuery *pq, Aggref *aggref);
 
@@ -142,6 +188,7 @@ extern char *ib_delta_touched(PipelineQuery *pq, int batch_columns,
 extern char *ib_delta_initial(PipelineQuery *pq);
 extern char *ib_delta_merge(PipelineQuery *pq, const char *state_table, bool mixed);
 extern char *ib_delta_remove(const char *state_table);
+extern char *ib_delta_without_rows(PipelineQuery *pq, const char *state_table);
 extern char *ib_delta_key_list(PipelineQuery *pq, const char *qualifier);
 
 /* recompute.c */

@@ -20,6 +20,10 @@
  * A join by plain equality can be hashed and use an index, but finds no NULL.
  * So there is one statement for each set of keys that are NULL in the touched
  * groups; most often that is the empty set only.
+ *
+ * With grouping sets a statement is one of branches, a branch for each set.  A
+ * row of a set is compared by the keys that are grouped in it; the empty set
+ * is all of the source.
  */
 #include "incbatch.h"
 
@@ -153,7 +157,7 @@ ib_recompute_find_window(PipelineQuery *pq, KeyColumn *key)
 		return;
 	sized = ib_is_window_function(call->funcid);
 	time = sized || list_length(call->args) == 1 ? linitial(call->args) : lsecond(call->args);
-	if (!IsA(time, Var) || time->varno != pq->source_index || time->varlevelsup != 0)
+	if (!IsA(time, Var) || ib_query_source_column(pq, (Expr *) time) == InvalidAttrNumber)
 		return;
 	if (sized)
 	{
@@ -237,7 +241,7 @@ ib_recompute_times(PipelineQuery *pq)
 
 /* Two relations are at the same group, one whose keys "nulls" are NULL. */
 static char *
-same_group(PipelineQuery *pq, const char *left, const char *right,
+same_group(List *keys, const char *left, const char *right,
 		   const Bitmapset *nulls)
 {
 	StringInfoData text;
@@ -245,7 +249,7 @@ same_group(PipelineQuery *pq, const char *left, const char *right,
 
 	initStringInfo(&text);
 	appendStringInfoString(&text, "true");
-	foreach(lc, pq->keys)
+	foreach(lc, keys)
 	{
 		KeyColumn  *key = lfirst(lc);
 		const char *name = quote_identifier(key->name);
@@ -260,49 +264,117 @@ same_group(PipelineQuery *pq, const char *left, const char *right,
 	return text.data;
 }
 
+/*
+ * The touched groups of a grouping set, or all if set is NULL, evaluated from
+ * the rows of the source: keys, then the state's columns.
+ */
+static char *
+evaluate_groups(PipelineQuery *pq, GroupingSetRows *set, const char *source_rows,
+				const Bitmapset *nulls, const char *times)
+{
+	List	   *keys = set ? set->keys : pq->keys;
+	KeyColumn  *window = window_key(pq);
+	StringInfoData text;
+	StringInfoData rows;
+	StringInfoData group_by;
+	ListCell   *lc;
+
+	initStringInfo(&text);
+	initStringInfo(&rows);
+	initStringInfo(&group_by);
+	appendStringInfoString(&rows, "SELECT t.*");
+	foreach(lc, pq->keys)
+	{
+		KeyColumn  *key = lfirst(lc);
+		bool		grouped = list_member_ptr(keys, key);
+
+		/* the others are the set's number, and NULLs of the right type */
+		if (!grouped)
+			appendStringInfo(&rows, ", g.%s AS " RESERVED_PREFIX "key_%d",
+							 quote_identifier(key->name), key->number);
+		appendStringInfo(&group_by, "%st.%s", group_by.len ? ", " : "", grouped ?
+						 quote_identifier(key->name) :
+						 psprintf(RESERVED_PREFIX "key_%d", key->number));
+	}
+	appendStringInfo(&rows, " FROM (%s) t JOIN (SELECT * FROM %s WHERE " TOUCHED_UNKNOWN " AND " TOUCHED_COUNT " > 0",
+					 source_rows, TOUCHED_RELATION);
+	if (set)
+		appendStringInfo(&rows, " AND " GROUPING_SET_COLUMN " = %d", set->number);
+	appendStringInfo(&rows, ") g ON %s", same_group(keys, "t", "g", nulls));
+	if (window != NULL && !list_member_ptr(keys, window))
+		 /* of any time */ ;
+	else if (window != NULL && bms_is_member(window->number, nulls))
+		appendStringInfo(&rows, " WHERE t." INPUT_TIME "%d IS NULL", window->number);
+	else if (window != NULL && times != NULL)
+		appendStringInfo(&rows, " WHERE (%s)", times);
+	if (pq->in_order)
+	{
+		appendStringInfoString(&rows, " ORDER BY ");
+		foreach(lc, keys)
+			appendStringInfo(&rows, "t.%s, ", quote_identifier(((KeyColumn *) lfirst(lc))->name));
+		appendStringInfoString(&rows, "t." INPUT_TABLE ", t." INPUT_ROW);
+	}
+
+	appendStringInfo(&text, "SELECT %s", group_by.data);
+	foreach(lc, pq->state)
+		appendStringInfo(&text, ", %s", ((StateColumn *) lfirst(lc))->plus);
+	appendStringInfo(&text, " FROM (%s) t GROUP BY %s", rows.data, group_by.data);
+	return text.data;
+}
+
+/* Does a grouping set have groups whose keys "nulls", and only they, are NULL? */
+static bool
+has_groups(PipelineQuery *pq, GroupingSetRows *set, const Bitmapset *nulls)
+{
+	ListCell   *lc;
+
+	foreach(lc, pq->keys)
+	{
+		KeyColumn  *key = lfirst(lc);
+
+		if (key->expr != NULL && !list_member_ptr(set->keys, key) &&
+			!bms_is_member(key->number, nulls))
+			return false;
+	}
+	return true;
+}
+
 /* Evaluate the touched groups whose keys "nulls", and only they, are NULL. */
 char *
 ib_recompute(PipelineQuery *pq, const char *state_table, const Bitmapset *nulls,
 			 const char *times)
 {
-	KeyColumn  *window = window_key(pq);
-	StringInfoData columns;
-	StringInfoData values;
+	char	   *rows = ib_query_rows_text(pq, false, 0);
+	StringInfoData text;
 	StringInfoData updates;
-	StringInfoData condition;
-	char	   *rows;
+	const char *separator = "";
 	ListCell   *lc;
 
-	initStringInfo(&columns);
-	initStringInfo(&values);
+	initStringInfo(&text);
 	initStringInfo(&updates);
-	initStringInfo(&condition);
+	appendStringInfo(&text, "INSERT INTO %s (%s", state_table, ib_delta_key_list(pq, ""));
 	foreach(lc, pq->state)
 	{
 		StateColumn *column = lfirst(lc);
 
-		appendStringInfo(&columns, ", %s", column->name);
-		appendStringInfo(&values, ", %s", column->plus);
+		appendStringInfo(&text, ", %s", column->name);
 		appendStringInfo(&updates, "%s%s = excluded.%s", updates.len ? ", " : "",
 						 column->name, column->name);
 	}
-	if (window != NULL && bms_is_member(window->number, nulls))
-		appendStringInfo(&condition, "WHERE t." INPUT_TIME "%d IS NULL", window->number);
-	else if (window != NULL && times != NULL)
-		appendStringInfo(&condition, "WHERE (%s)", times);
-
-	rows = psprintf("SELECT t.* FROM (%s) t JOIN (SELECT * FROM %s WHERE " TOUCHED_UNKNOWN " AND " TOUCHED_COUNT " > 0) g ON %s %s",
-					ib_query_rows_text(pq, false, 0), TOUCHED_RELATION,
-					same_group(pq, "t", "g", nulls), condition.data);
-	if (pq->in_order)
-		rows = psprintf("%s ORDER BY %s, t." INPUT_TABLE ", t." INPUT_ROW,
-						rows, ib_delta_key_list(pq, "t."));
-	return psprintf("INSERT INTO %s (%s%s) SELECT %s%s FROM (%s) t "
-					"GROUP BY %s ON CONFLICT (%s) DO UPDATE SET %s RETURNING %s",
-					state_table, ib_delta_key_list(pq, ""), columns.data,
-					ib_delta_key_list(pq, "t."), values.data, rows,
-					ib_delta_key_list(pq, "t."), ib_delta_key_list(pq, ""),
-					updates.data, ib_delta_key_list(pq, ""));
+	appendStringInfoString(&text, ") ");
+	if (pq->sets == NIL)
+		appendStringInfoString(&text, evaluate_groups(pq, NULL, rows, nulls, times));
+	foreach(lc, pq->sets)
+	{
+		if (!has_groups(pq, lfirst(lc), nulls))
+			continue;
+		appendStringInfo(&text, "%s(%s)", separator,
+						 evaluate_groups(pq, lfirst(lc), rows, nulls, times));
+		separator = " UNION ALL ";
+	}
+	appendStringInfo(&text, " ON CONFLICT (%s) DO UPDATE SET %s RETURNING %s",
+					 ib_delta_key_list(pq, ""), updates.data, ib_delta_key_list(pq, ""));
+	return text.data;
 }
 
 /* Remove those of them that the source turned out to have no rows for. */
@@ -311,6 +383,6 @@ ib_recompute_remove(PipelineQuery *pq, const char *state_table, const Bitmapset 
 {
 	return psprintf("DELETE FROM %s s USING %s g WHERE g." TOUCHED_UNKNOWN " AND g." TOUCHED_COUNT " > 0 AND %s "
 					"AND NOT EXISTS (SELECT FROM %s f WHERE %s)",
-					state_table, TOUCHED_RELATION, same_group(pq, "s", "g", nulls),
-					FRESH_RELATION, same_group(pq, "f", "g", nulls));
+					state_table, TOUCHED_RELATION, same_group(pq->keys, "s", "g", nulls),
+					FRESH_RELATION, same_group(pq->keys, "f", "g", nulls));
 }

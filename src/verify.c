@@ -187,7 +187,10 @@ visible_keys(PipelineQuery *pq, const char *qualifier)
 								 quote_identifier(entry->resname));
 		}
 	}
-	return text.len ? text.data : psprintf("%s.*", qualifier);
+	/* a query without GROUP BY has one row; its two versions belong together */
+	if (text.len == 0 && pq->query->groupClause != NIL)
+		return psprintf("%s.*", qualifier);
+	return text.data;
 }
 
 /* The output columns in a form that can be compared: json and xml as text. */

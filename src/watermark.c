@@ -127,25 +127,7 @@ is_coarse(FuncExpr *call)
 	return pg_strcasecmp(name, "m") != 0 && pg_strcasecmp(name, "s") != 0;
 }
 
-/* The source's column that a column of a query is, handed through as it is. */
-static AttrNumber
-source_column(PipelineQuery *pq, Query *query, Var *var)
-{
-	RangeTblEntry *rte = rt_fetch(var->varno, query->rtable);
-	TargetEntry *entry;
-	Node	   *expr;
-
-	if (rte->rtekind == RTE_RELATION)
-		return rte->relid == pq->source ? var->varattno : InvalidAttrNumber;
-	if (rte->rtekind != RTE_SUBQUERY || rte->subquery->setOperations)
-		return InvalidAttrNumber;
-	entry = get_tle_by_resno(rte->subquery->targetList, var->varattno);
-	expr = flatten_join_alias_vars(rte->subquery, (Node *) entry->expr);
-	return IsA(expr, Var) && ((Var *) expr)->varlevelsup == 0 ?
-		source_column(pq, rte->subquery, (Var *) expr) : InvalidAttrNumber;
-}
-
-/* Does an expression never fall as one column of the source rises? */
+/* Does an expression over the source never fall as one of its columns rises? */
 static bool
 rises(PipelineQuery *pq, Node *node, bool coarse, AttrNumber *column)
 {
@@ -157,10 +139,9 @@ rises(PipelineQuery *pq, Node *node, bool coarse, AttrNumber *column)
 	{
 		Var		   *var = (Var *) node;
 
-		if (!is_event_time_type(var->vartype))
-			return false;
-		*column = source_column(pq, pq->query, var);
-		return *column > 0;
+		*column = var->varattno;
+		return var->varno == pq->source_index && var->varlevelsup == 0 &&
+			var->varattno > 0 && is_event_time_type(var->vartype);
 	}
 	if (!IsA(node, FuncExpr))
 		return false;
@@ -199,17 +180,16 @@ hop_of(PipelineQuery *pq, Node *node)
 static void
 add_window(PipelineQuery *pq, KeyColumn *key)
 {
-	Node	   *expr = flatten_join_alias_vars(pq->query, copyObject((Node *) key->expr));
-	FuncExpr   *hop = hop_of(pq, expr);
+	FuncExpr   *hop = hop_of(pq, (Node *) key->expr);
+	Node	   *expr = ib_query_at_source(pq, (Node *) (hop ? linitial(hop->args) : key->expr));
 	WindowKey  *window = palloc0(sizeof(WindowKey));
 	ListCell   *lc;
 
-	if (hop ? !only_time_varies(hop, 0) ||
-		!rises(pq, linitial(hop->args), false, &window->column) :
-		!rises(pq, expr, false, &window->column))
+	if ((hop && !only_time_varies(hop, 0)) || !rises(pq, expr, false, &window->column))
 		return;
 	window->key = key;
-	window->expr = (Expr *) expr;
+	window->expr = hop ? key->expr : (Expr *) expr;
+	window->hop = hop ? ((Var *) key->expr)->varno : 0;
 	foreach(lc, pq->query->targetList)
 	{
 		TargetEntry *entry = lfirst_node(TargetEntry, lc);
@@ -226,7 +206,10 @@ ib_watermark_find_windows(PipelineQuery *pq)
 	ListCell   *lc;
 
 	foreach(lc, pq->keys)
-		add_window(pq, lfirst(lc));
+	{
+		if (((KeyColumn *) lfirst(lc))->expr != NULL)
+			add_window(pq, lfirst(lc));
+	}
 }
 
 /* The event time, where it is not given: that of the first window function. */
@@ -239,7 +222,7 @@ ib_watermark_event_time(PipelineQuery *pq)
 	{
 		WindowKey  *window = lfirst(lc);
 
-		if (!IsA(window->expr, Var) || hop_of(pq, (Node *) window->expr))
+		if (!IsA(window->expr, Var) || window->hop != 0)
 			return window->column;
 	}
 	return InvalidAttrNumber;
@@ -285,15 +268,12 @@ ib_watermark_check(PipelineQuery *pq, AttrNumber event_time)
  * ----------------------------------------------------------------
  */
 
-/* What to put in the place of the source's column, and of hop's. */
-typedef struct CutContext
-{
-	PipelineQuery *pq;
-	int			hop;			/* range table index, or 0 */
-} CutContext;
-
+/*
+ * An expression of a window with the watermark, which is relation 1, in the
+ * place of the source's column; hop, if there is one, becomes relation 2.
+ */
 static Node *
-read_from_watermark(Node *node, CutContext *context)
+read_from_watermark(Node *node, WindowKey *window)
 {
 	if (node == NULL)
 		return NULL;
@@ -301,7 +281,7 @@ read_from_watermark(Node *node, CutContext *context)
 	{
 		Var		   *var = copyObject((Var *) node);
 
-		if (var->varno == context->hop)
+		if (var->varno == window->hop)
 			var->varno = 2;
 		else
 			var->varno = var->varattno = 1;
@@ -309,7 +289,7 @@ read_from_watermark(Node *node, CutContext *context)
 		var->varattnosyn = var->varattno;
 		return (Node *) var;
 	}
-	return expression_tree_mutator(node, read_from_watermark, context);
+	return expression_tree_mutator(node, read_from_watermark, window);
 }
 
 static RangeTblRef *
@@ -328,7 +308,6 @@ table_reference(int index)
 static char *
 cut(PipelineQuery *pq, WindowKey *window, const char *relation, const char *column)
 {
-	CutContext	context = {.pq = pq};
 	Query	   *query = makeNode(Query);
 	RangeTblEntry *rte = makeNode(RangeTblEntry);
 
@@ -339,19 +318,18 @@ cut(PipelineQuery *pq, WindowKey *window, const char *relation, const char *colu
 	query->commandType = CMD_SELECT;
 	query->rtable = list_make1(rte);
 	query->jointree = makeFromExpr(list_make1(table_reference(1)), NULL);
-	if (hop_of(pq, (Node *) window->expr))
+	if (window->hop != 0)
 	{
-		RangeTblEntry *hop;
+		RangeTblEntry *hop = copyObject(rt_fetch(window->hop, pq->query->rtable));
+		Node	   *functions = ib_query_at_source(pq, (Node *) hop->functions);
 
-		context.hop = ((Var *) window->expr)->varno;
-		hop = copyObject(rt_fetch(context.hop, pq->query->rtable));
-		hop->functions = (List *) read_from_watermark((Node *) hop->functions, &context);
+		hop->functions = (List *) read_from_watermark(functions, window);
 		hop->lateral = true;
 		query->rtable = lappend(query->rtable, hop);
 		query->jointree->fromlist = lappend(query->jointree->fromlist, table_reference(2));
 	}
 	query->targetList =
-		list_make1(makeTargetEntry((Expr *) read_from_watermark((Node *) window->expr, &context),
+		list_make1(makeTargetEntry((Expr *) read_from_watermark((Node *) window->expr, window),
 								   1, pstrdup("cut"), false));
 	return psprintf("(SELECT pg_catalog.min(cut) FROM (%s) c)", pg_get_querydef(query, false));
 }
