@@ -73,9 +73,11 @@ CALL incbatch.refresh_pipeline('hourly');
 SELECT incbatch.watermark('hourly') BETWEEN now() - interval '10 min' AND now() AS now FROM seen;
 -- The way out after such a row was wrong: take it away and rebuild.
 DELETE FROM events WHERE id BETWEEN 10 AND 16;
+INSERT INTO events VALUES (17, NULL, 'infinity', NULL, 1, 17);
 SELECT incbatch.rebuild_pipeline('hourly');
 CALL exact('hourly');
 TABLE seen;
+DELETE FROM events WHERE id = 17;
 SELECT watermark, staleness IS NOT NULL AS lag FROM incbatch.lag WHERE pipeline = 'hourly';
 SELECT watermark FROM incbatch.lag WHERE pipeline = 'open';
 
