@@ -515,8 +515,15 @@ typedef struct TextColumns
 static Node *
 named_column(TextColumns *columns, char *name, Oid type, int32 typmod, Oid collation)
 {
-	columns->names = lappend(columns->names, makeString(name));
-	return (Node *) makeVar(1, list_length(columns->names), type, typmod, collation, 0);
+	int			column = 0;
+
+	/* the deparser would give a second one of the name another */
+	while (column < list_length(columns->names) &&
+		   strcmp(strVal(list_nth(columns->names, column)), name) != 0)
+		column++;
+	if (column == list_length(columns->names))
+		columns->names = lappend(columns->names, makeString(name));
+	return (Node *) makeVar(1, column + 1, type, typmod, collation, 0);
 }
 
 /* In a direct argument: the keys, which are all the columns it can read */
