@@ -515,15 +515,21 @@ typedef struct TextColumns
 static Node *
 named_column(TextColumns *columns, char *name, Oid type, int32 typmod, Oid collation)
 {
-	int			column = 0;
+	int			number = 0;
+	ListCell   *lc;
 
-	/* the deparser would give a second one of the name another */
-	while (column < list_length(columns->names) &&
-		   strcmp(strVal(list_nth(columns->names, column)), name) != 0)
-		column++;
-	if (column == list_length(columns->names))
+	/* once each, or the deparser would give the second one another name */
+	foreach(lc, columns->names)
+	{
+		if (strcmp(strVal(lfirst(lc)), name) == 0)
+			number = foreach_current_index(lc) + 1;
+	}
+	if (number == 0)
+	{
 		columns->names = lappend(columns->names, makeString(name));
-	return (Node *) makeVar(1, column + 1, type, typmod, collation, 0);
+		number = list_length(columns->names);
+	}
+	return (Node *) makeVar(1, number, type, typmod, collation, 0);
 }
 
 /* In a direct argument: the keys, which are all the columns it can read */

@@ -172,6 +172,9 @@ extern void ib_refuse_clause(const char *what, const char *detail,
 extern void ib_check_clauses(Query *query);
 extern List *ib_check_everything(PipelineQuery *pq);
 
+/* meaning.c */
+extern int64 ib_query_meaning(Query *query, int64 before);
+
 /* aggregate.c */
 extern void ib_aggregate_add(PipelineQuery *pq, Aggref *aggref);
 
