@@ -5,7 +5,7 @@
 --
 CREATE SCHEMA queries;
 SET search_path = queries, public;
-SET jit = off;			-- estimates of functions that make rows are high
+SET jit = off;
 CREATE TABLE src (id int PRIMARY KEY, k int, ts timestamp, v numeric(10, 2), tags text[], doc jsonb);
 ALTER TABLE src REPLICA IDENTITY FULL;
 CREATE TABLE l (k int PRIMARY KEY, name text, grp int);

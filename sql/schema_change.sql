@@ -324,11 +324,29 @@ CALL settle('graded');
 ALTER TABLE moods DISABLE ROW LEVEL SECURITY;
 SELECT incbatch.resume_pipeline('read');
 CALL exact('read');
+
+-- A pipeline made while a large transaction is open, for which the WAL is read
+-- again: from before the source had its shape, and its old rows were told
+CREATE TABLE shapes (k int, v int);
+INSERT INTO shapes VALUES (1, 1), (2, 2);
+DELETE FROM shapes WHERE k = 2;
+ALTER TABLE shapes REPLICA IDENTITY FULL, ADD COLUMN added int DEFAULT 5;
+BEGIN;
+INSERT INTO shapes SELECT i % 3, i FROM generate_series(1, 5000) i;
+PREPARE TRANSACTION 'large';
+CALL incbatch.refresh_pipeline('p');
+SELECT incbatch.create_pipeline('late', 'SELECT k, added, count(*), sum(v) FROM shapes GROUP BY 1, 2');
+CALL exact('late');
+COMMIT PREPARED 'large';
+UPDATE shapes SET added = 6 WHERE v % 5 = 0;
+CALL exact('late');
+
 SET client_min_messages = warning;
 DROP OWNED BY regress_incbatch_reader;
 DROP ROLE regress_incbatch_reader;
 DROP TABLE moods CASCADE;
 DROP TABLE t CASCADE;
 DROP TABLE keyed CASCADE;
+DROP TABLE shapes CASCADE;
 SELECT pipeline FROM incbatch.pipelines;
 DROP SCHEMA schema_change, schema_change_other CASCADE;

@@ -228,6 +228,23 @@ ib_path_forget_statements(IbPath *path)
 	path->statements = NULL;
 }
 
+/*
+ * What a new batch passes over: what the path includes; before a backfill, all
+ * that was decoded before.  Should it be decoded again, the source may have
+ * had another shape then.
+ */
+static Frontier
+collects_from(const PathRow *row)
+{
+	Frontier	frontier = {0};
+
+	if (row->state == PATH_RUNNING)
+		return row->frontier;
+	if (ib_decode_is_open())
+		frontier.lsn = frontier.decoded_lsn = ib_decode_position();
+	return frontier;
+}
+
 /* Make the statements from the query, in a transaction. */
 static void
 make_statements(IbPath *path)
@@ -249,10 +266,10 @@ make_statements(IbPath *path)
 	if (path->batch == NULL)
 	{
 		Relation	source = table_open(path->row->source, AccessShareLock);
-		Frontier	none = {0};
+		Frontier	frontier = collects_from(path->row);
 
 		path->batch = ib_batch_create(source, pq->needed, path->row->append_only,
-									  path->row->has_frontier ? &path->row->frontier : &none);
+									  &frontier);
 		table_close(source, NoLock);
 	}
 	columns = path->batch->desc->natts;
@@ -272,14 +289,14 @@ make_statements(IbPath *path)
 	statements->initial = ib_delta_initial(pq);
 	if (path->row->closes)
 		statements->late = ib_watermark_statements(path, pq, state_table, columns);
-	statements->meaning = ib_query_meaning(pq->query);
+	statements->meaning = ib_query_meaning(pq->query, 0);
 	statements->source_relations = ib_source_relations(path->row->source);
 	statements->relations = list_make2_oid(path->row->definition,
 										   path->row->state_table);
 	statements->relations = list_concat(statements->relations, pq->relations);
 	if (path->row->state == PATH_RUNNING && path->batch->frontier.meaning != 0 &&
-		path->batch->frontier.meaning != statements->meaning)
-		ib_batch_lose(path->batch, "a function that the query calls was replaced, or a label of an enum renamed or added");
+		path->batch->frontier.meaning != ib_query_meaning(pq->query, path->batch->frontier.meaning))
+		ib_batch_lose(path->batch, "a function that the query calls was replaced, or a label of an enum renamed");
 	MemoryContextSwitchTo(old);
 }
 

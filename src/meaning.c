@@ -21,11 +21,22 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "nodes/nodeFuncs.h"
+#include "utils/builtins.h"
 #include "utils/catcache.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
 #include "query.h"
+
+/* How a meaning is put together */
+#define HASH_BITS 48
+#define MAX_LABELS 0x7FFF
+
+typedef struct Label
+{
+	Oid			oid;
+	uint64		hash;			/* of its name */
+} Label;
 
 /* What a query refers to, each once. */
 typedef struct References
@@ -92,23 +103,38 @@ hash_function(uint64 hash, Oid function)
 	return hash;
 }
 
-/* The order of the labels does not matter here, nor that in which they come. */
-static uint64
-hash_enum(uint64 hash, Oid type)
+static int
+compare_labels(const ListCell *a, const ListCell *b)
 {
-	CatCList   *labels = SearchSysCacheList1(ENUMTYPOIDNAME, ObjectIdGetDatum(type));
-	uint64		sum = 0;
+	return oid_cmp(&((Label *) lfirst(a))->oid, &((Label *) lfirst(b))->oid);
+}
 
-	for (int i = 0; i < labels->n_members; i++)
+/* The labels of some enums, the oldest first. */
+static List *
+labels_of(List *enums)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, enums)
 	{
-		Form_pg_enum form = (Form_pg_enum) GETSTRUCT(&labels->members[i]->tuple);
+		CatCList   *members = SearchSysCacheList1(ENUMTYPOIDNAME,
+												  ObjectIdGetDatum(lfirst_oid(lc)));
 
-		sum += hash_combine64(form->oid,
-							  hash_bytes_extended((unsigned char *) NameStr(form->enumlabel),
-												  strlen(NameStr(form->enumlabel)), 0));
+		for (int i = 0; i < members->n_members; i++)
+		{
+			Form_pg_enum form = (Form_pg_enum) GETSTRUCT(&members->members[i]->tuple);
+			Label	   *label = palloc(sizeof(Label));
+
+			label->oid = form->oid;
+			label->hash = hash_bytes_extended((unsigned char *) NameStr(form->enumlabel),
+											  strlen(NameStr(form->enumlabel)), 0);
+			result = lappend(result, label);
+		}
+		ReleaseSysCacheList(members);
 	}
-	ReleaseSysCacheList(labels);
-	return hash_combine64(hash, sum);
+	list_sort(result, compare_labels);
+	return result;
 }
 
 static bool
@@ -150,18 +176,35 @@ add_references(Node *node, References *references)
 	return expression_tree_walker(node, add_references, references);
 }
 
-/* Never 0, which stands for unknown. */
+/*
+ * What a query means: 48 bits of a hash, under the number of enum labels in it.
+ * A label that is added changes nothing for the rows there are, so "before",
+ * what the query meant earlier, says how many to look at; 0: all.  Were the
+ * newest not to have the largest OIDs, for these have wrapped around, adding
+ * one would look like renaming one.  The result is never 0.
+ */
 int64
-ib_query_meaning(Query *query)
+ib_query_meaning(Query *query, int64 before)
 {
 	References	references = {0};
+	List	   *labels;
 	uint64		hash = 1;
+	int			nlabels;
 	ListCell   *lc;
 
 	(void) add_references((Node *) query, &references);
 	foreach(lc, references.functions)
 		hash = hash_function(hash, lfirst_oid(lc));
-	foreach(lc, references.enums)
-		hash = hash_enum(hash, lfirst_oid(lc));
-	return hash == 0 ? 1 : (int64) hash;
+	labels = labels_of(references.enums);
+	nlabels = Min(list_length(labels), MAX_LABELS);
+	if (before != 0)
+		nlabels = Min(nlabels, (int) ((uint64) before >> HASH_BITS));
+	for (int i = 0; i < nlabels; i++)
+	{
+		Label	   *label = list_nth(labels, i);
+
+		hash = hash_combine64(hash, hash_combine64(label->oid, label->hash));
+	}
+	hash &= (UINT64CONST(1) << HASH_BITS) - 1;
+	return (int64) ((uint64) nlabels << HASH_BITS | (hash == 0 ? 1 : hash));
 }

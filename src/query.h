@@ -157,9 +157,6 @@ extern char *ib_query_operator(Oid opno);
 extern char *ib_query_type(Oid type, int32 typmod, Oid collation);
 extern char *ib_query_expression(List *rtable, Node *expr);
 
-/* meaning.c */
-extern int64 ib_query_meaning(Query *query);
-
 /* query_source.c */
 extern void ib_query_find_source(PipelineQuery *pq);
 extern Bitmapset *ib_query_source_columns(PipelineQuery *pq);
@@ -174,6 +171,9 @@ extern void ib_refuse_clause(const char *what, const char *detail,
 							 const char *hint) pg_attribute_noreturn();
 extern void ib_check_clauses(Query *query);
 extern List *ib_check_everything(PipelineQuery *pq);
+
+/* meaning.c */
+extern int64 ib_query_meaning(Query *query, int64 before);
 
 /* aggregate.c */
 extern void ib_aggregate_add(PipelineQuery *pq, Aggref *aggref);

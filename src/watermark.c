@@ -419,7 +419,8 @@ batch_columns_list(PipelineQuery *pq, const char *qualifier)
 }
 
 /*
- * The late changes of a batch, with their number in it.  Rows of the query
+ * The late changes of a batch, with their number in it, among those whose event
+ * time lies before the watermark, as that of a late one must.  Rows of the query
  * know the change that they come from by the batch's last column, where the
  * number stands in for the weight.
  */
@@ -431,13 +432,14 @@ late_rows(PipelineQuery *pq, const char *event_time, const char *past,
 		psprintf("(SELECT pg_catalog.to_jsonb(r) FROM (SELECT %s) r)",
 				 batch_columns_list(pq, "b."));
 
-	return psprintf("WITH " BATCH_RELATION " AS MATERIALIZED (SELECT %s, coalesce(" BATCH_WEIGHT ", 1) AS " LATE_SIGN
-					", row_number() OVER () AS " BATCH_WEIGHT " FROM " BATCH_RELATION "),"
+	return psprintf("WITH " BATCH_RELATION " AS MATERIALIZED (SELECT * FROM (SELECT %s, coalesce(" BATCH_WEIGHT ", 1) AS " LATE_SIGN
+					", row_number() OVER () AS " BATCH_WEIGHT " FROM " BATCH_RELATION ") n"
+					" WHERE %s < (SELECT " CLOSED " FROM " WATERMARK_RELATION ")),"
 					" late AS (SELECT DISTINCT t." INPUT_WEIGHT " AS number FROM (%s) t WHERE %s)"
 					" SELECT b." BATCH_WEIGHT ", b.%s::pg_catalog.timestamptz,"
 					" CASE WHEN b." LATE_SIGN " > 0 THEN 'insert' ELSE 'delete' END, %s"
 					" FROM " BATCH_RELATION " b WHERE b." BATCH_WEIGHT " IN (SELECT number FROM late) ORDER BY 1",
-					batch_columns_list(pq, ""),
+					batch_columns_list(pq, ""), event_time,
 					ib_query_rows_text(pq, true, batch_columns), past, event_time, row);
 }
 
@@ -512,7 +514,10 @@ ib_watermark_statements(IbPath *path, PipelineQuery *pq, const char *state_table
 	past = ib_watermark_past(pq, column, "t.", false, WATERMARK_RELATION, CLOSED);
 	left_out = ib_watermark_past(pq, column, "t.", false, WATERMARK_RELATION, LEFT_OUT);
 	removed = ib_watermark_past(pq, column, "", false, REMOVAL_RELATION, REMOVED);
-	rows = psprintf("(%s)", ib_query_rows_text(pq, true, batch_columns));
+	rows = psprintf("(WITH " BATCH_RELATION " AS (SELECT %s, " BATCH_WEIGHT " FROM " BATCH_RELATION
+					" WHERE %s < (SELECT " CLOSED " FROM " WATERMARK_RELATION ")) %s)",
+					batch_columns_list(pq, ""), event_time,
+					ib_query_rows_text(pq, true, batch_columns));
 
 	late->type = get_atttype(pq->source, column);
 	late->survey = survey(late->type, event_time);

@@ -83,9 +83,6 @@ sub weighted
 	die "no weight";
 }
 
-# What the grammar has, by what the engine can do
-my %has = map { $_ => 1 } split /,/, $ENV{FUZZ_FEATURES} || '';
-
 # ---------------------------------------------------------------------------
 # Types and values
 #
@@ -152,6 +149,7 @@ sub quoted
 	my ($value) = @_;
 
 	return 'NULL' unless defined $value;
+	return "repeat('$1', " . length($value) . ')' if length $value > 1000 && $value =~ /^(.)/;
 	$value =~ s/'/''/g;
 	return "'$value'";
 }
@@ -334,7 +332,7 @@ sub create_rest
 		q{CREATE DOMAIN fuzz.small AS int4 CHECK (VALUE < 100)},
 		q{CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false)},
 		# an aggregate of the user's own, in which the order does not matter
-		q{CREATE FUNCTION fuzz.mix_one(bigint, bigint) RETURNS bigint IMMUTABLE STRICT LANGUAGE sql AS 'SELECT $1 # ($2 * 3)'},
+		q{CREATE FUNCTION fuzz.mix_one(bigint, bigint) RETURNS bigint IMMUTABLE STRICT LANGUAGE sql AS 'SELECT $1 # $2'},
 		q{CREATE AGGREGATE fuzz.mix(bigint) (SFUNC = fuzz.mix_one, STYPE = bigint, INITCOND = '1')},
 		# nine digits of a float8
 		q{CREATE FUNCTION fuzz.rounded(float8) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT CASE WHEN abs($1) < 1e-9 THEN ''0'' ELSE to_char($1, ''9.99999999EEEE'') END'},
@@ -460,7 +458,7 @@ sub random_aggregate
 	my $column = pick(@columns);
 	my $c      = $column->{ref};
 	my $filter = chance(0.3) ? ' FILTER (WHERE ' . predicate(pick(@columns)) . ')' : '';
-	my $function = weighted(count_all => 2, count => 2, sum => 5, avg => 4, min => 3, max => 3, $has{aggregates} ? (other => 5) : ());
+	my $function = weighted(count_all => 2, count => 2, sum => 5, avg => 4, min => 3, max => 3, other => 5);
 	my @fit;
 
 	return other_aggregate($filter, @columns) if $function eq 'other';
@@ -540,8 +538,9 @@ sub other_aggregate
 	{
 		return { %result, call => "array_agg($c ORDER BY $c, s.id)" } if $column->{like} ne 'array' && chance(0.4);
 		return { %result, form => 1, call => pick(
-			"string_agg(${c}::text, ',' ORDER BY ${c}::text)", "jsonb_agg(s.id ORDER BY s.id)",
-			"json_agg(s.id ORDER BY s.id DESC)::text", "(array_agg(s.id ORDER BY s.id DESC))[1]") };
+			"string_agg(${c}::text, ',' ORDER BY ${c}::text)", "jsonb_agg(s.id ORDER BY s.id)") } if chance(0.5);
+		return { %result, form => 1, picture => '(%s)::text', call => 'json_agg(s.id ORDER BY s.id DESC)' } if chance(0.5);
+		return { %result, form => 1, picture => '(%s)[1]', call => 'array_agg(s.id ORDER BY s.id DESC)' };
 	}
 	if ($kind eq 'own')
 	{
@@ -561,13 +560,14 @@ sub random_output
 
 	$output->{form}   = $first->{form};
 	$output->{equals} = $first->{equals};
+	$output->{picture} = $first->{picture} if $first->{picture};
 	return $output unless $first->{number} && chance(0.25);
 
 	my $wrap = weighted(coalesce => 3, case => 2, ratio => 2, plus => 2);
 	if ($wrap eq 'coalesce') { $output->{picture} = 'coalesce(%s, 0)' }
 	elsif ($wrap eq 'case')  { $output->{picture} = 'CASE WHEN count(*) > 2 THEN %s END' }
 	elsif ($wrap eq 'ratio') { $output->{picture} = '%s / nullif(count(*), 0)' }
-	else                     { $output->{picture} = '%s + 1' }
+	else                     { $output->{picture} = '%s - 1' }
 	return $output;
 }
 
@@ -585,6 +585,14 @@ sub random_join
 	if ($has->{code} && chance(0.2))
 	{
 		push @joins, { sql => pick('JOIN', 'LEFT JOIN') . ' fuzz.region r ON r.code = s.code', columns => \@region_columns };
+	}
+	if ($has->{at} && chance(0.12))
+	{
+		my $hop = pick("'1 hour', '20 min'", "'24 hours', '8 hours'", "'2 months', '1 month'", "'1 week', '1 day'");
+
+		push @joins, { sql => "CROSS JOIN incbatch.hop(s.at, $hop) AS w(window_start, window_end)", columns => [
+			{ name => 'w.window_start', type => 'timestamp', like => 'window', form => 1, values => [ '2024-03-31 00:00', '2024-01-01 00:00' ] },
+			{ name => 'w.window_end', type => 'timestamp', like => 'window', form => 1, values => [ '2024-03-31 03:00', '2024-03-01 00:00' ] }] };
 	}
 	return @joins;
 }
@@ -623,7 +631,20 @@ sub random_pipeline
 		push @{ $pipeline->{having} },
 		  pick('count(*) > 1', 'count(*) % 3 <> 0', 'count(*) <= 4', random_aggregate(@columns)->{call} . ' IS NOT NULL');
 	}
+	# windows without one in a key would only count rows several times
+	if (my ($window) = grep { $_->{like} eq 'window' } @columns)
+	{
+		push @{ $pipeline->{keys} }, { sql => $window->{ref}, form => 1, shown => 1 }
+		  unless grep { $_->{sql} eq $window->{ref} } @{ $pipeline->{keys} };
+	}
 	$pipeline->{ordinals} = chance(0.3);
+	$pipeline->{distinct} = chance(0.1);
+	if ($source->{identity} ne 'index' && chance(0.2))
+	{
+		$pipeline->{inner} = ['true'];
+		push @{ $pipeline->{inner} }, predicate({ %$_, ref => $_->{name} }) foreach chance(0.5) ? pick(usable($source)) : ();
+		$pipeline->{with} = chance(0.4);
+	}
 	return $pipeline;
 }
 
@@ -650,7 +671,14 @@ sub query_of
 		  sprintf($output->{picture}, map { $_->{call} . $_->{filter} } @{ $output->{aggregates} }) . ' AS a' . ++$n;
 		push @columns, { name => "a$n", %$output };
 	}
-	my $sql = 'SELECT ' . join(', ', @select) . " FROM $pipeline->{source} s";
+	my $sql  = 'SELECT ' . ($pipeline->{distinct} ? 'DISTINCT ' : '') . join(', ', @select);
+	my $from = $pipeline->{source};
+	if ($pipeline->{inner})
+	{
+		$from = "(SELECT * FROM $from WHERE " . join(' AND ', @{ $pipeline->{inner} }) . ')';
+		($sql, $from) = ("WITH kept AS $from $sql", 'kept') if $pipeline->{with};
+	}
+	$sql .= " FROM $from s";
 	$sql .= " $_" foreach @{ $pipeline->{joins} };
 	$sql .= ' WHERE ' . join(' AND ', @{ $pipeline->{where} }) if @{ $pipeline->{where} };
 	$sql .= ' GROUP BY ' . join(', ', @group) if @group;
