@@ -7,7 +7,8 @@
  * Called by the output plugin, in the middle of decoding: nothing here reads
  * a user's table, writes, or fails because of one pipeline.  What makes the
  * changes of a source unreliable (old values missing, a column of another
- * type) is noted as the reason why a batch is lost, and its path stops.
+ * type) is noted as the reason why this transaction is lost; the run that sees
+ * it stops its path, and a backfill that has seen it goes on.
  *
  * A transaction comes in one of two ways.  A small one arrives as a whole,
  * when it commits, and its rows go straight into the batches.  A large one is
