@@ -34,6 +34,10 @@ SELECT incbatch.create_pipeline('by_uneven', $$
 	LEFT JOIN incbatch.hop(ts, '1 hour', '25 min', '2024-01-01 00:10') AS w(s, e) ON s > '2024-03-10'
 	GROUP BY 1, 2
 $$);
+SELECT incbatch.create_pipeline('by_hour', $$
+	SELECT w.window_end, count(DISTINCT k), sum(v), array_agg(v ORDER BY v)
+	FROM events, incbatch.hop(tstz, '3 hours', '1 hour') w GROUP BY 1
+$$);
 SELECT incbatch.create_pipeline('by_other_function', $$
 	SELECT n, count(*) FROM events, generate_series(0, k) AS n GROUP BY n
 $$, append_only => true);
@@ -102,6 +106,20 @@ $$);
 SELECT incbatch.create_pipeline('p', $$
 	SELECT window_start, count(*) FROM events, incbatch.hop(now(), '1 hour', '1 hour') GROUP BY 1
 $$);
+
+-- The example of the README
+CREATE TABLE orders (order_timestamp timestamptz);
+ALTER TABLE orders REPLICA IDENTITY FULL;
+INSERT INTO orders SELECT generate_series(timestamptz '2024-01-01', '2024-06-01', '100 min');
+SELECT incbatch.create_pipeline('busy', $$
+    SELECT w.window_start, w.window_end, count(*)
+    FROM orders o, incbatch.hop(o.order_timestamp, '1 hour', '5 minutes') AS w(window_start, window_end)
+    GROUP BY 1, 2
+$$, lateness => '10 minutes', late_policy => 'divert', retention => '90 days');
+INSERT INTO orders VALUES ('2024-06-01 00:20'), ('2024-05-31 23:50'), ('2024-05-31 22:49');
+CALL incbatch.refresh_pipeline('busy');
+SELECT * FROM incbatch.verify_pipeline('busy');
+SELECT min(window_start) > '2024-03-01' AS removed FROM busy;
 
 SELECT count(incbatch.drop_pipeline(pipeline)) FROM incbatch.pipelines;
 SET client_min_messages = warning;

@@ -16,6 +16,7 @@ CREATE TABLE incbatch.pipeline (
     event_time       smallint,
     lateness         interval,
     late_policy      text NOT NULL DEFAULT 'divert',
+    retention        interval,
     trigger_interval interval NOT NULL,
     append_only      boolean NOT NULL,
     initialize       boolean NOT NULL,
@@ -45,6 +46,34 @@ CREATE TABLE incbatch.frontier (
     partitions  bigint[]
 ) WITH (fillfactor = 50);
 
+CREATE TABLE incbatch.path_watermark (
+    path       int PRIMARY KEY REFERENCES incbatch.path ON DELETE CASCADE,
+    largest    timestamp NOT NULL,
+    closed     timestamp NOT NULL,
+    removed    timestamp NOT NULL,
+    watermark  timestamptz NOT NULL,
+    rows_late  bigint NOT NULL,
+    rows_ahead bigint NOT NULL
+) WITH (fillfactor = 50);
+
+CREATE TABLE incbatch.late_window (
+    path         int NOT NULL REFERENCES incbatch.path ON DELETE CASCADE,
+    window_start timestamp,
+    UNIQUE NULLS NOT DISTINCT (path, window_start)
+);
+
+CREATE TABLE incbatch.late_row (
+    number      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    path        int NOT NULL REFERENCES incbatch.path ON DELETE CASCADE,
+    event_time  timestamptz,
+    watermark   timestamptz NOT NULL,
+    change      text NOT NULL,
+    row         jsonb NOT NULL,
+    commit_lsn  pg_lsn NOT NULL,
+    commit_time timestamptz NOT NULL
+);
+CREATE INDEX ON incbatch.late_row (path);
+
 CREATE TABLE incbatch.batch (
     batch          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     path           int NOT NULL REFERENCES incbatch.path ON DELETE CASCADE,
@@ -62,6 +91,8 @@ CREATE TABLE incbatch.batch (
     wal_bytes      bigint NOT NULL,
     latency_max    interval NOT NULL,
     strategy       text NOT NULL,
+    rows_late      bigint NOT NULL,
+    rows_ahead     bigint NOT NULL,
     error          text
 );
 
@@ -80,8 +111,9 @@ COMMENT ON COLUMN incbatch.pipeline.source IS 'The table whose changes drive the
 COMMENT ON COLUMN incbatch.pipeline.query IS 'The query as it was given.';
 COMMENT ON COLUMN incbatch.pipeline.settings IS 'Settings that the query''s meaning depends on, as they were at creation: name and value alternating.';
 COMMENT ON COLUMN incbatch.pipeline.event_time IS 'Number of the source''s column with the event time, or NULL.';
-COMMENT ON COLUMN incbatch.pipeline.lateness IS 'Not used yet: always NULL, windows never close.';
-COMMENT ON COLUMN incbatch.pipeline.late_policy IS 'Not used yet: always divert.';
+COMMENT ON COLUMN incbatch.pipeline.lateness IS 'The watermark is the largest event time seen minus this; NULL: windows never close.';
+COMMENT ON COLUMN incbatch.pipeline.late_policy IS 'What happens to a change to a closed window: divert, drop or apply.';
+COMMENT ON COLUMN incbatch.pipeline.retention IS 'Windows that ended this long before the watermark are removed; NULL: none.';
 COMMENT ON COLUMN incbatch.pipeline.trigger_interval IS 'Cadence of the pipeline.';
 COMMENT ON COLUMN incbatch.pipeline.append_only IS 'The source only ever gets INSERTs; its deletes are ignored.';
 COMMENT ON COLUMN incbatch.pipeline.initialize IS 'Whether the backfill reads the source''s present rows.';
@@ -107,6 +139,29 @@ COMMENT ON COLUMN incbatch.frontier.aligned IS 'Whether the aggregate equals the
 COMMENT ON COLUMN incbatch.frontier.as_of IS 'Everything committed before this instant is included.';
 COMMENT ON COLUMN incbatch.frontier.partitions IS 'Of a partitioned source: its partitions as the snapshot sees them, each an OID and the transaction that made it a partition, in one number.';
 
+COMMENT ON TABLE incbatch.path_watermark IS 'What each path whose windows close has seen of event time. Written in the same transaction as the state table. Times are as the event time column has them, those with time zone in UTC; -infinity: none yet.';
+COMMENT ON COLUMN incbatch.path_watermark.path IS 'The path.';
+COMMENT ON COLUMN incbatch.path_watermark.largest IS 'Largest event time seen, but for those far ahead of the clock.';
+COMMENT ON COLUMN incbatch.path_watermark.closed IS 'Windows that end here or before are closed.';
+COMMENT ON COLUMN incbatch.path_watermark.removed IS 'Windows that ended here or before are removed.';
+COMMENT ON COLUMN incbatch.path_watermark.watermark IS 'closed, as users see it.';
+COMMENT ON COLUMN incbatch.path_watermark.rows_late IS 'Late changes since the backfill.';
+COMMENT ON COLUMN incbatch.path_watermark.rows_ahead IS 'Rows since the backfill, and in it, whose event time was infinite or too far ahead of the clock to drive the watermark.';
+
+COMMENT ON TABLE incbatch.late_window IS 'Closed windows that late changes were kept out of: there the aggregate may differ from the batch query.';
+COMMENT ON COLUMN incbatch.late_window.path IS 'The path.';
+COMMENT ON COLUMN incbatch.late_window.window_start IS 'Value of the first window of the GROUP BY, one with time zone in UTC.';
+
+COMMENT ON TABLE incbatch.late_row IS 'Late changes that were diverted; incbatch.late_rows is the view to read.';
+COMMENT ON COLUMN incbatch.late_row.number IS 'Rises in the order in which the changes were read.';
+COMMENT ON COLUMN incbatch.late_row.path IS 'The path.';
+COMMENT ON COLUMN incbatch.late_row.event_time IS 'Event time of the row.';
+COMMENT ON COLUMN incbatch.late_row.watermark IS 'The watermark that it missed.';
+COMMENT ON COLUMN incbatch.late_row.change IS 'insert (also the new side of an update) or delete (also its old side).';
+COMMENT ON COLUMN incbatch.late_row.row IS 'The columns of the row that the query reads.';
+COMMENT ON COLUMN incbatch.late_row.commit_lsn IS 'Commit record of its transaction.';
+COMMENT ON COLUMN incbatch.late_row.commit_time IS 'When its transaction committed.';
+
 COMMENT ON TABLE incbatch.batch IS 'What each batch did; incbatch.batch_history says how many are kept.';
 COMMENT ON COLUMN incbatch.batch.batch IS 'Number of the batch.';
 COMMENT ON COLUMN incbatch.batch.path IS 'The path.';
@@ -124,6 +179,8 @@ COMMENT ON COLUMN incbatch.batch.cpu_ms IS 'CPU milliseconds of the worker for t
 COMMENT ON COLUMN incbatch.batch.wal_bytes IS 'WAL written by the run, in bytes.';
 COMMENT ON COLUMN incbatch.batch.latency_max IS 'Largest time from a source transaction''s commit to its visibility.';
 COMMENT ON COLUMN incbatch.batch.strategy IS 'delta, or recompute where groups were evaluated again from the source.';
+COMMENT ON COLUMN incbatch.batch.rows_late IS 'Changes to closed windows.';
+COMMENT ON COLUMN incbatch.batch.rows_ahead IS 'Rows whose event time was infinite or too far ahead of the clock to drive the watermark.';
 COMMENT ON COLUMN incbatch.batch.error IS 'Error of the batch, or NULL.';
 
 COMMENT ON TABLE incbatch.slot IS 'The replication slot that the frontiers belong to, and its database and cluster.';
@@ -153,7 +210,7 @@ CREATE FUNCTION incbatch.create_pipeline(
 ) RETURNS regclass
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_create_pipeline';
 COMMENT ON FUNCTION incbatch.create_pipeline(text, text, text, interval, text, interval, boolean, boolean, interval, boolean, text, text, boolean) IS
-'Keeps the result of a query up to date. name is the view to create, [schema.]relation; query the batch SQL, SELECT ... FROM source [JOIN lookup ...] [WHERE ...] GROUP BY .... trigger_interval is how often changes are folded in, ''0'' as soon as there are any. Returns at once; the worker backfills. A query that cannot be kept exact is refused with the reason.';
+'Keeps the result of a query up to date. name is the view to create, [schema.]relation; query the batch SQL, SELECT ... FROM source [JOIN lookup ...] [WHERE ...] GROUP BY .... trigger_interval is how often changes are folded in, ''0'' as soon as there are any. With lateness, a window closes when an event so much later than its end was seen; late_policy says what happens to later changes to it: ''divert'' to incbatch.late_rows, ''drop'', or ''apply''; with retention, windows that ended so long before the watermark are removed. Returns at once; the worker backfills. A query that cannot be kept exact is refused with the reason.';
 
 CREATE FUNCTION incbatch.alter_pipeline(
     name             text,
@@ -164,7 +221,7 @@ CREATE FUNCTION incbatch.alter_pipeline(
 ) RETURNS void
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_alter_pipeline';
 COMMENT ON FUNCTION incbatch.alter_pipeline(text, interval, interval, text, interval) IS
-'Changes a pipeline''s cadence; NULL leaves a value as it is. lateness, late_policy and retention are not supported yet.';
+'Changes a pipeline''s cadence, and when its windows close; NULL leaves a value as it is. Closed windows stay closed. Late changes that were kept out come in when late_policy changes to ''apply'', by a rebuild.';
 
 CREATE FUNCTION incbatch.drop_pipeline(name text, if_exists boolean DEFAULT false)
 RETURNS boolean
@@ -208,6 +265,18 @@ CREATE FUNCTION incbatch.verify_pipeline(
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'ib_verify_pipeline';
 COMMENT ON FUNCTION incbatch.verify_pipeline(text) IS
 'Compares the aggregate with the batch query, both at one instant, while writers write. No row: they are equal. Costs one run of the batch query.';
+
+CREATE FUNCTION incbatch.watermark(name text) RETURNS timestamptz
+LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'ib_watermark';
+COMMENT ON FUNCTION incbatch.watermark(text) IS
+'Largest event time that a pipeline has seen minus its lateness: windows that end here or before are closed. NULL where windows never close, or no event was seen. It does not move while the source is quiet.';
+
+CREATE FUNCTION incbatch.explain_pipeline(name text)
+RETURNS TABLE (transform text, kind text, strategy text, key_cardinality bigint,
+               "window" text, watermark text, state_bytes bigint, detail text)
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_explain_pipeline';
+COMMENT ON FUNCTION incbatch.explain_pipeline(text) IS
+'One row for each transform of a pipeline''s query: whether it is stateless or stateful; whether changes adjust it (delta) or evaluate its groups again from the source (recompute); how many keys and bytes of state it has; and, for recompute, what is read and which index serves it. Only for the owner; reads the whole state table.';
 
 CREATE FUNCTION incbatch.window_start(unit text, ts timestamp)
 RETURNS timestamp
@@ -343,13 +412,15 @@ SELECT p.relation::text AS pipeline, p.relation, p.query, p.source,
        (SELECT t.attname FROM pg_catalog.pg_attribute t
         WHERE t.attrelid = p.source AND t.attnum = p.event_time) AS event_time,
        p.lateness, p.late_policy, p.trigger_interval,
-       NULL::timestamptz AS watermark,
+       nullif(w.watermark, '-infinity') AS watermark,
        s.state, p.strategy,
        pg_catalog.pg_get_userbyid(c.relowner) AS owner,
-       a.last_error, p.created_at, p.definition, p.append_only
+       a.last_error, p.created_at, p.definition, p.append_only,
+       p.retention, w.rows_late, w.rows_ahead
 FROM incbatch.pipeline p
 JOIN incbatch.path a ON a.pipeline = p.id
 JOIN incbatch.path_state s ON s.path = a.id
+LEFT JOIN incbatch.path_watermark w ON w.path = a.id AND p.lateness IS NOT NULL
 LEFT JOIN pg_catalog.pg_class c ON c.oid = a.relation;
 COMMENT ON VIEW incbatch.pipelines IS 'One row a pipeline.';
 COMMENT ON COLUMN incbatch.pipelines.pipeline IS 'Name, as functions take it.';
@@ -357,10 +428,10 @@ COMMENT ON COLUMN incbatch.pipelines.relation IS 'The view that dashboards query
 COMMENT ON COLUMN incbatch.pipelines.query IS 'The query as it was given.';
 COMMENT ON COLUMN incbatch.pipelines.source IS 'The table whose changes drive the pipeline.';
 COMMENT ON COLUMN incbatch.pipelines.event_time IS 'Column of the source with the event time, or NULL.';
-COMMENT ON COLUMN incbatch.pipelines.lateness IS 'NULL: windows never close.';
-COMMENT ON COLUMN incbatch.pipelines.late_policy IS 'What happens to a change to a closed window.';
+COMMENT ON COLUMN incbatch.pipelines.lateness IS 'The watermark is the largest event time seen minus this; NULL: windows never close.';
+COMMENT ON COLUMN incbatch.pipelines.late_policy IS 'What happens to a change to a closed window: divert (to incbatch.late_rows), drop or apply.';
 COMMENT ON COLUMN incbatch.pipelines.trigger_interval IS 'How often changes are folded in; 0: as soon as there are any.';
-COMMENT ON COLUMN incbatch.pipelines.watermark IS 'NULL: windows never close.';
+COMMENT ON COLUMN incbatch.pipelines.watermark IS 'Windows that end here or before are closed; NULL: windows never close, or no event was seen.';
 COMMENT ON COLUMN incbatch.pipelines.state IS 'initializing, backfilling, running, paused (resume_pipeline), failed (resume_pipeline) or needs_rebuild (rebuild_pipeline).';
 COMMENT ON COLUMN incbatch.pipelines.strategy IS 'delta: groups are adjusted by the changes; delta, recompute: some retractions evaluate their groups again from the source; recompute: every change does.';
 COMMENT ON COLUMN incbatch.pipelines.owner IS 'The role that the worker runs the query as.';
@@ -368,6 +439,9 @@ COMMENT ON COLUMN incbatch.pipelines.last_error IS 'Why the pipeline stopped, an
 COMMENT ON COLUMN incbatch.pipelines.created_at IS 'When the pipeline was created.';
 COMMENT ON COLUMN incbatch.pipelines.definition IS 'The view that is the batch query.';
 COMMENT ON COLUMN incbatch.pipelines.append_only IS 'The source only ever gets INSERTs.';
+COMMENT ON COLUMN incbatch.pipelines.retention IS 'Windows that ended this long before the watermark are removed; NULL: none.';
+COMMENT ON COLUMN incbatch.pipelines.rows_late IS 'Changes to closed windows since the backfill; NULL: windows never close.';
+COMMENT ON COLUMN incbatch.pipelines.rows_ahead IS 'Rows since the backfill, and in it, whose event time was infinite or too far ahead of the clock (incbatch.event_time_ahead) to drive the watermark.';
 
 CREATE VIEW incbatch.paths AS
 SELECT p.relation::text AS pipeline, a.id AS path, a.relation, a.trigger_interval,
@@ -405,13 +479,14 @@ WITH measured AS (
            pg_catalog.clock_timestamp() - greatest(m.as_of, f.as_of) AS staleness,
            pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(),
                                       greatest(m.frontier_lsn, f.lsn))::bigint AS backlog_bytes,
-           m.backlog_rows, NULL::timestamptz AS watermark,
+           m.backlog_rows, nullif(w.watermark, '-infinity') AS watermark,
            m.latency_p50, m.latency_p95, m.latency_p99,
            m.moved_at, s.state, s.state_since
     FROM incbatch.path a
     JOIN incbatch.pipeline p ON p.id = a.pipeline
     JOIN incbatch.path_state s ON s.path = a.id
     LEFT JOIN incbatch.frontier f ON f.path = a.id
+    LEFT JOIN incbatch.path_watermark w ON w.path = a.id AND p.lateness IS NOT NULL
     CROSS JOIN LATERAL incbatch.path_status(a.id) m
 ), judged AS (
     SELECT *,
@@ -444,7 +519,7 @@ COMMENT ON COLUMN incbatch.lag.as_of IS 'Everything committed before this instan
 COMMENT ON COLUMN incbatch.lag.staleness IS 'Now minus as_of; NULL before the first batch.';
 COMMENT ON COLUMN incbatch.lag.backlog_bytes IS 'Bytes of WAL between the frontier and now, whoever wrote them.';
 COMMENT ON COLUMN incbatch.lag.backlog_rows IS 'Changes decoded and waiting for the next run; NULL while no worker runs the path.';
-COMMENT ON COLUMN incbatch.lag.watermark IS 'NULL: windows never close.';
+COMMENT ON COLUMN incbatch.lag.watermark IS 'Windows that end here or before are closed; NULL: windows never close, or no event was seen.';
 COMMENT ON COLUMN incbatch.lag.latency_p50 IS 'Median time from a source transaction''s commit to its visibility in the aggregate, over the last hour; rounded up by at most 15 %.';
 COMMENT ON COLUMN incbatch.lag.latency_p95 IS 'The same, 95th percentile.';
 COMMENT ON COLUMN incbatch.lag.latency_p99 IS 'The same, 99th percentile.';
@@ -453,9 +528,9 @@ COMMENT ON COLUMN incbatch.lag.status_since IS 'Since when, as far as it can be 
 
 CREATE VIEW incbatch.batches AS
 SELECT p.relation::text AS pipeline, b.path, b.batch, b.started_at, b.finished_at,
-       b.reason, b.transactions, b.rows_in, 0::bigint AS rows_late, b.groups_changed,
+       b.reason, b.transactions, b.rows_in, b.rows_late, b.groups_changed,
        b.read_ms, b.transform_ms, b.merge_ms, b.commit_ms, b.cpu_ms, b.wal_bytes,
-       b.latency_max, b.strategy, b.error
+       b.latency_max, b.strategy, b.error, b.rows_ahead
 FROM incbatch.batch b
 JOIN incbatch.path a ON a.id = b.path
 JOIN incbatch.pipeline p ON p.id = a.pipeline;
@@ -468,7 +543,7 @@ COMMENT ON COLUMN incbatch.batches.finished_at IS 'When its changes became visib
 COMMENT ON COLUMN incbatch.batches.reason IS 'trigger, refresh, full (the waiting changes outgrew incbatch.work_mem, or hold half of incbatch.max_retained_wal) or quiet.';
 COMMENT ON COLUMN incbatch.batches.transactions IS 'Source transactions folded in.';
 COMMENT ON COLUMN incbatch.batches.rows_in IS 'Changes folded in; an update counts as two.';
-COMMENT ON COLUMN incbatch.batches.rows_late IS 'Late changes: none, windows never close.';
+COMMENT ON COLUMN incbatch.batches.rows_late IS 'Changes to closed windows, of those in rows_in: left out, or with late_policy apply folded in.';
 COMMENT ON COLUMN incbatch.batches.groups_changed IS 'Groups that the changes touched.';
 COMMENT ON COLUMN incbatch.batches.read_ms IS 'Milliseconds spent reading the WAL within the run; reading ahead is not in it.';
 COMMENT ON COLUMN incbatch.batches.transform_ms IS 'Milliseconds spent evaluating the query over the changes.';
@@ -479,6 +554,25 @@ COMMENT ON COLUMN incbatch.batches.wal_bytes IS 'WAL written by the run, in byte
 COMMENT ON COLUMN incbatch.batches.latency_max IS 'Largest time from a source transaction''s commit to its visibility.';
 COMMENT ON COLUMN incbatch.batches.strategy IS 'delta, or recompute where groups were evaluated again from the source.';
 COMMENT ON COLUMN incbatch.batches.error IS 'Error of the batch, or NULL.';
+COMMENT ON COLUMN incbatch.batches.rows_ahead IS 'Rows whose event time was infinite or too far ahead of the clock to drive the watermark; they are folded in.';
+
+CREATE VIEW incbatch.late_rows AS
+SELECT p.relation::text AS pipeline, r.event_time, r.watermark, r.change, r.row,
+       r.commit_lsn, r.commit_time, r.number
+FROM incbatch.late_row r
+JOIN incbatch.path a ON a.id = r.path
+JOIN incbatch.pipeline p ON p.id = a.pipeline
+JOIN pg_catalog.pg_class c ON c.oid = a.relation
+WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE');
+COMMENT ON VIEW incbatch.late_rows IS 'One row a late change that was diverted (late_policy divert), of the pipelines whose owner you are. They are kept until the pipeline is rebuilt or dropped.';
+COMMENT ON COLUMN incbatch.late_rows.pipeline IS 'The pipeline.';
+COMMENT ON COLUMN incbatch.late_rows.event_time IS 'Event time of the row; one without time zone is taken in the pipeline''s.';
+COMMENT ON COLUMN incbatch.late_rows.watermark IS 'The watermark that it missed.';
+COMMENT ON COLUMN incbatch.late_rows.change IS 'insert (also the new side of an update) or delete (also its old side).';
+COMMENT ON COLUMN incbatch.late_rows.row IS 'The columns of the row that the query reads.';
+COMMENT ON COLUMN incbatch.late_rows.commit_lsn IS 'Commit record of its transaction.';
+COMMENT ON COLUMN incbatch.late_rows.commit_time IS 'When its transaction committed.';
+COMMENT ON COLUMN incbatch.late_rows.number IS 'Rises in the order in which the changes were read.';
 
 CREATE VIEW incbatch.workers AS
 SELECT d.datname AS database, w.pid, w.state, s.slot_name,
@@ -524,7 +618,7 @@ COMMENT ON COLUMN incbatch.progress.eta IS 'Time left if it goes on like this; N
 COMMENT ON SCHEMA incbatch IS 'Aggregate tables kept up to date from the WAL.';
 GRANT USAGE ON SCHEMA incbatch TO PUBLIC;
 GRANT SELECT ON incbatch.pipelines, incbatch.paths, incbatch.lag, incbatch.batches,
-                incbatch.workers, incbatch.progress TO PUBLIC;
+                incbatch.workers, incbatch.progress, incbatch.late_rows TO PUBLIC;
 
 SELECT pg_catalog.pg_extension_config_dump('incbatch.pipeline', '');
 SELECT pg_catalog.pg_extension_config_dump('incbatch.path', '');

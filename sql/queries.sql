@@ -164,6 +164,12 @@ TABLE total;
 SELECT count(incbatch.rebuild_pipeline(pipeline)) FROM incbatch.pipelines;
 CALL all_exact();
 
+-- What each transform is and costs
+SELECT transform, kind, strategy, detail FROM incbatch.explain_pipeline('deep');
+SELECT transform, kind, strategy FROM incbatch.explain_pipeline('total');
+SELECT count(DISTINCT pipeline) AS explained FROM incbatch.pipelines p, LATERAL incbatch.explain_pipeline(p.pipeline) e;
+SELECT transform, detail FROM incbatch.explain_pipeline('joined');
+
 -- The event time comes from the source's column, through subqueries.
 SELECT pipeline, event_time FROM incbatch.pipelines WHERE event_time IS NOT NULL;
 -- What nobody reads of a subquery need not be told by the replica identity.
@@ -180,6 +186,29 @@ TABLE from_now;
 INSERT INTO keyed VALUES (1000, 5), (1001, NULL);
 CALL incbatch.refresh_pipeline('from_now');
 TABLE from_now;
+
+-- Windows of an event time that is read through subqueries close, too.
+CREATE TABLE events (id int PRIMARY KEY, at timestamp, v int);
+ALTER TABLE events REPLICA IDENTITY FULL;
+SELECT incbatch.create_pipeline('closing', $$
+	WITH e AS (SELECT id, at AS happened, v * 2 AS w FROM events)
+	SELECT date_trunc('hour', t) AS hour, count(*), max(w) FROM (SELECT happened AS t, w FROM e WHERE w > 0) s GROUP BY 1
+$$, lateness => '1 hour');
+SELECT incbatch.create_pipeline('hopping', $$
+	SELECT window_start, count(*), sum(w) FROM (SELECT date_trunc('minute', at) AS t, v AS w FROM events) s,
+	incbatch.hop(s.t, '2 hours', '1 hour') AS h (window_start, window_end) GROUP BY 1
+$$, lateness => '1 hour', event_time => 'at');
+INSERT INTO events SELECT i, timestamp '2024-01-01' + i * interval '10 minutes', i FROM generate_series(1, 60) i;
+CALL exact('closing');
+CALL exact('hopping');
+INSERT INTO events VALUES (100, '2024-01-01 01:00', 5), (101, '2024-01-01 09:50', 500), (102, '2024-01-01 12:00', 7);
+DELETE FROM events WHERE id IN (2, 60);
+CALL incbatch.refresh_pipeline('closing');
+CALL incbatch.refresh_pipeline('hopping');
+SELECT count(*) FROM incbatch.verify_pipeline('closing');
+SELECT count(*) FROM incbatch.verify_pipeline('hopping');
+SELECT pipeline, event_time, change, row FROM incbatch.late_rows ORDER BY 1, 2, 3;
+SELECT * FROM closing WHERE hour < '2024-01-01 03:00' OR hour > '2024-01-01 08:00' ORDER BY 1;
 
 SELECT count(incbatch.drop_pipeline(pipeline)) FROM incbatch.pipelines;
 SET client_min_messages = warning;

@@ -166,6 +166,18 @@ SELECT incbatch.create_pipeline('by_bin', $$
 	SELECT date_bin('45 min', ts, '2024-01-01') AS w, count(DISTINCT who) AS people, array_agg(id ORDER BY id) AS ids
 	FROM events WHERE isfinite(ts) GROUP BY 1
 $$);
+SELECT incbatch.create_pipeline('by_' || name, format('SELECT incbatch.tumble(%s) AS w, count(DISTINCT who) AS people, array_agg(id ORDER BY id) AS ids FROM events GROUP BY 1', args))
+FROM (VALUES ('minutes', $$ts, '45 min'$$), ('weeks', $$ts, '14 days', '2024-01-02'$$), ('months', $$local, '2 months'$$)) v(name, args);
+SELECT incbatch.create_pipeline('by_hop', $$
+	SELECT w.window_start, count(DISTINCT who) AS people FROM events, incbatch.hop(ts, '24 hours', '6 hours') w GROUP BY w.window_start
+$$);
+SELECT incbatch.create_pipeline('by_hop_end', $$
+	SELECT w.b, count(DISTINCT who) AS people FROM events, incbatch.hop(local, '2 months', '1 month') w(a, b) GROUP BY w.b
+$$);
+-- a zone where midnight came twice, and a day begins at the second
+SELECT incbatch.create_pipeline('by_zoned_day', $$
+	SELECT date_trunc('day', ts, 'America/Havana') AS w, count(DISTINCT who) AS people, array_agg(id ORDER BY id) AS ids FROM events GROUP BY 1
+$$);
 SET DateStyle = 'German';
 SELECT incbatch.create_pipeline('by_style', $$SELECT date_trunc('hour', ts) AS w, who, count(DISTINCT id) AS n FROM events GROUP BY 1, 2$$);
 RESET DateStyle;
@@ -177,7 +189,7 @@ DECLARE
 BEGIN
 	differences := 0;
 	verify := 0;
-	FOREACH p IN ARRAY '{by_hour,by_day,by_week,by_zone,by_bin,by_date,by_local_date,by_style}'::text[] LOOP
+	FOREACH p IN ARRAY '{by_hour,by_day,by_week,by_zone,by_bin,by_date,by_local_date,by_minutes,by_weeks,by_months,by_hop,by_hop_end,by_zoned_day,by_style}'::text[] LOOP
 		CALL exact(p, d, s, v);
 		differences := differences + d + s;
 		verify := verify + v;
@@ -194,6 +206,9 @@ CALL windows_exact();
 INSERT INTO events VALUES (2001, '2024-03-31 00:59:59.999999 UTC', '2024-03-31 23:59:59.999999', 9), (2002, '2024-03-31 01:00 UTC', '2024-04-01', 9),
 	(2003, '2024-10-27 00:30 UTC', '2024-10-27 02:30', 9), (2004, '2024-10-27 01:30 UTC', '2024-10-27 02:30', 9);
 CALL windows_exact();
+INSERT INTO events VALUES (2005, '2024-11-03 04:30 UTC', '2024-11-03', 9), (2006, '2024-11-03 05:30 UTC', '2024-11-03', 9);
+CALL windows_exact();
+SELECT w > '2024-11-03 04:30 UTC' AS begins_after_it, ids FROM by_zoned_day WHERE ids = '{2005,2006}';
 DELETE FROM events WHERE id IN (2001, 2003, 1001, 1003) OR id % 3 = 0;
 CALL windows_exact();
 UPDATE events SET ts = NULL, local = NULL WHERE id % 20 = 1;

@@ -292,8 +292,6 @@ SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', eve
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', lateness => '1 hour');
 \echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', late_policy => 'drop');
-\echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', late_policy => 'nonsense');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', track_lookups => true);
@@ -359,7 +357,7 @@ SELECT incbatch.alter_pipeline('p', '-1 s');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.alter_pipeline('p', lateness => '1 hour');
 \echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.alter_pipeline('p', late_policy => 'drop');
+SELECT incbatch.alter_pipeline('p', late_policy => 'nonsense');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.alter_pipeline('p', retention => '1 year');
 \echo :LAST_ERROR_SQLSTATE

@@ -46,6 +46,7 @@
 #include "path.h"
 #include "query.h"
 #include "source.h"
+#include "watermark.h"
 
 /* Lines for incbatch.batches that wait to be written, in the worker's life. */
 static List *batch_log = NIL;
@@ -243,15 +244,17 @@ make_statements(IbPath *path)
 	statements->query = pq;
 	statements->state_table = state_table;
 	statements->nkeys = list_length(pq->keys);
-	statements->touched = ib_delta_touched(pq, columns);
+	statements->touched = ib_delta_touched(pq, columns, NULL);
 	statements->times = ib_recompute_times(pq);
-	statements->transform_plus = ib_delta_transform(pq, columns, false);
-	statements->transform_mixed = ib_delta_transform(pq, columns, true);
+	statements->transform_plus = ib_delta_transform(pq, columns, false, NULL);
+	statements->transform_mixed = ib_delta_transform(pq, columns, true, NULL);
 	statements->merge_plus = ib_delta_merge(pq, state_table, false);
 	statements->merge_mixed = ib_delta_merge(pq, state_table, true);
 	statements->remove = ib_delta_remove(state_table);
 	statements->without_rows = ib_delta_without_rows(pq, state_table);
 	statements->initial = ib_delta_initial(pq);
+	if (path->row->closes)
+		statements->late = ib_watermark_statements(path, pq, state_table, columns);
 	statements->source_relations = ib_source_relations(path->row->source);
 	statements->relations = list_make2_oid(path->row->definition,
 										   path->row->state_table);
@@ -434,31 +437,42 @@ finish_touched(IbPath *path, Tuplestorestate *touched, int64 ntouched,
 		ib_add_groups_without_rows(path);
 }
 
-/* Find out which groups the batch touches, and evaluate them again. */
+/*
+ * Find out which groups the batch touches, and evaluate them again;
+ * "filtered": but for those of late changes.
+ */
 static void
-recompute_touched(IbPath *path, Meter *meter, int64 *lap)
+recompute_touched(IbPath *path, bool filtered, Meter *meter, int64 *lap)
 {
+	PathStatements *statements = path->statements;
 	Tuplestorestate *touched = tuplestore_begin_heap(false, false, work_mem);
 
 	meter->record.groups_changed =
-		ib_run_statement(path->statements->touched, SPI_OK_SELECT, touched);
+		ib_run_statement(filtered ? statements->late->touched : statements->touched,
+						 SPI_OK_SELECT, touched);
 	meter->record.transform_ms = lap_ms(lap);
 	if (meter->record.groups_changed > 0)
 		finish_touched(path, touched, meter->record.groups_changed, meter);
 	tuplestore_end(touched);
 }
 
-/* Adjust the groups that the batch touches by its changes. */
+/*
+ * Adjust the groups that the batch touches by its changes; "filtered": but for
+ * late ones.
+ */
 static void
-merge_delta(IbPath *path, Meter *meter, int64 *lap)
+merge_delta(IbPath *path, bool filtered, Meter *meter, int64 *lap)
 {
 	PathStatements *statements = path->statements;
+	LateStatements *late = statements->late;
 	bool		mixed = path->batch->negatives > 0;
+	char	   *transform = mixed ?
+		(filtered ? late->transform_mixed : statements->transform_mixed) :
+		(filtered ? late->transform_plus : statements->transform_plus);
 	Tuplestorestate *delta = tuplestore_begin_heap(false, false, work_mem);
 
 	meter->record.groups_changed =
-		ib_run_statement(mixed ? statements->transform_mixed : statements->transform_plus,
-						 SPI_OK_SELECT, delta);
+		ib_run_statement(transform, SPI_OK_SELECT, delta);
 	meter->record.transform_ms = lap_ms(lap);
 
 	ib_offer_relation(DELTA_RELATION, path->row->state_table, NULL, delta,
@@ -478,31 +492,57 @@ merge_delta(IbPath *path, Meter *meter, int64 *lap)
 	tuplestore_end(delta);
 }
 
+/* Empty the state for a TRUNCATE of the source. */
+static void
+empty_state(IbPath *path, LateRun *run)
+{
+	if (path->statements->late)
+		ib_late_truncate(path, run);
+	else
+		ib_run_statement(psprintf("DELETE FROM %s", path->statements->state_table),
+						 SPI_OK_DELETE, NULL);
+}
+
 /* Transform the batch and merge it into the state, as the owner. */
 static void
 fold_in(IbPath *path, bool truncated, Meter *meter)
 {
 	Batch	   *batch = path->batch;
+	LateStatements *late = truncated || batch->rows > 0 ? path->statements->late : NULL;
+	bool		filtered;
 	OwnerScope	scope;
+	LateRun		run;
 	int64		lap = ib_monotonic_usecs();
 
+	if (late)
+		ib_late_begin(path, false, &run);
 	ib_enter_owner(path, &scope);
+	if (late)
+		ib_late_offer(path, &run);
 	if (truncated)
 	{
-		ib_run_statement(psprintf("DELETE FROM %s", path->statements->state_table),
-						 SPI_OK_DELETE, NULL);
+		empty_state(path, &run);
 		ib_add_groups_without_rows(path);
 	}
 	if (batch->rows > 0)
 	{
 		ib_offer_relation(BATCH_RELATION, InvalidOid, batch->desc, batch->store,
 						  batch->rows);
+		filtered = late && ib_late_survey(path, &run);
 		if (path->statements->query->always_recompute)
-			recompute_touched(path, meter, &lap);
+			recompute_touched(path, filtered, meter, &lap);
 		else
-			merge_delta(path, meter, &lap);
+			merge_delta(path, filtered, meter, &lap);
 	}
+	if (late)
+		ib_late_advance(path, &run);
 	ib_leave_owner(&scope);
+	if (late)
+	{
+		ib_late_store(path, &run);
+		meter->record.rows_late = run.rows_late;
+		meter->record.rows_ahead = run.rows_ahead;
+	}
 	meter->record.merge_ms = lap_ms(&lap);
 }
 

@@ -33,6 +33,7 @@
 #include "path.h"
 #include "query.h"
 #include "source.h"
+#include "watermark.h"
 
 #define PROGRESS_INTERVAL_MS 250
 
@@ -151,9 +152,15 @@ static void
 fill(IbPath *path)
 {
 	char	   *state_table = ib_query_relation_name(path->row->state_table);
+	bool		closes = path->statements->late != NULL;
 	OwnerScope	scope;
+	LateRun		run;
 
+	if (closes)
+		ib_late_begin(path, true, &run);
 	ib_enter_owner(path, &scope);
+	if (closes)
+		ib_late_offer(path, &run);
 	if (path->row->initialize)
 	{
 		Tuplestorestate *groups = tuplestore_begin_heap(false, false, work_mem);
@@ -163,13 +170,19 @@ fill(IbPath *path)
 		ib_offer_relation(DELTA_RELATION, path->row->state_table, NULL, groups, ngroups);
 		ib_run_statement(path->statements->merge_plus, SPI_OK_INSERT, NULL);
 		tuplestore_end(groups);
+		if (closes)
+			ib_late_survey_source(path, &run);
 	}
 	else
 	{
 		ib_run_statement(psprintf("DELETE FROM %s", state_table), SPI_OK_DELETE, NULL);
 		ib_add_groups_without_rows(path);
 	}
+	if (closes)
+		ib_late_advance(path, &run);
 	ib_leave_owner(&scope);
+	if (closes)
+		ib_late_store(path, &run);
 }
 
 static void

@@ -41,6 +41,27 @@ ib_path_state_name(PathState state)
 	return state_names[state];
 }
 
+/* The policy of a name, or an error that names them. */
+LatePolicy
+ib_late_policy(const char *name)
+{
+	static const char *const names[] = {
+		[LATE_DIVERT] = "divert",
+		[LATE_DROP] = "drop",
+		[LATE_APPLY] = "apply",
+	};
+
+	for (int i = 0; i < lengthof(names); i++)
+	{
+		if (strcmp(names[i], name) == 0)
+			return i;
+	}
+	ereport(ERROR,
+			errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			errmsg("late_policy \"%s\" does not exist", name),
+			errhint("It is 'divert', 'drop' or 'apply'."));
+}
+
 static PathState
 state_from_name(const char *name)
 {
@@ -130,6 +151,25 @@ read_frontier(HeapTuple tuple, int first, Frontier *frontier)
 		PointerGetDatum(DatumGetArrayTypePCopy(frontier->partitions));
 }
 
+/* What a path does with event time, from column number first on. */
+static void
+read_lateness(HeapTuple tuple, int first, PathRow *row)
+{
+	bool		isnull;
+	Datum		value = column(tuple, first, &isnull);
+
+	row->event_time = isnull ? InvalidAttrNumber : DatumGetInt16(value);
+	value = column(tuple, first + 1, &isnull);
+	row->closes = !isnull;
+	if (row->closes)
+		row->lateness_usecs = DatumGetInt64(value);
+	row->late_policy = ib_late_policy(TextDatumGetCString(column(tuple, first + 2, NULL)));
+	value = column(tuple, first + 3, &isnull);
+	row->retains = !isnull;
+	if (row->retains)
+		row->retention = *DatumGetIntervalP(value);
+}
+
 /* All paths of the database, in the caller's memory context. */
 List *
 ib_catalog_paths(void)
@@ -142,7 +182,9 @@ ib_catalog_paths(void)
 		   " p.source::pg_catalog.oid, a.relation::pg_catalog.oid,"
 		   " (extract(epoch FROM a.trigger_interval) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8,"
 		   " p.append_only, p.initialize, p.paused, a.state, p.settings,"
-		   " f.lsn, f.decoded_lsn, f.snapshot, f.aligned, f.as_of, f.partitions"
+		   " f.lsn, f.decoded_lsn, f.snapshot, f.aligned, f.as_of, f.partitions,"
+		   " p.event_time, (extract(epoch FROM p.lateness) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8,"
+		   " p.late_policy, p.retention"
 		   " FROM incbatch.path a JOIN incbatch.pipeline p ON p.id OPERATOR(pg_catalog.=) a.pipeline"
 		   " LEFT JOIN incbatch.frontier f ON f.path OPERATOR(pg_catalog.=) a.id"
 		   " ORDER BY a.id",
@@ -171,6 +213,7 @@ ib_catalog_paths(void)
 		row->has_frontier = !isnull;
 		if (row->has_frontier)
 			read_frontier(tuple, 13, &row->frontier);
+		read_lateness(tuple, 19, row);
 		result = lappend(result, row);
 		MemoryContextSwitchTo(spi);
 	}
@@ -288,7 +331,7 @@ log_batch(const BatchRecord *record)
 {
 	Oid			types[] = {INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID,
 		INT8OID, INT8OID, INT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID,
-	FLOAT8OID, INT8OID, INT8OID, TEXTOID};
+	FLOAT8OID, INT8OID, INT8OID, TEXTOID, INT8OID, INT8OID};
 	Datum		values[] = {
 		Int32GetDatum(record->path),
 		TimestampTzGetDatum(record->started_at),
@@ -305,13 +348,15 @@ log_batch(const BatchRecord *record)
 		Int64GetDatum(record->wal_bytes),
 		Int64GetDatum(record->latency_max_usecs),
 		CStringGetTextDatum(record->strategy),
+		Int64GetDatum(record->rows_late),
+		Int64GetDatum(record->rows_ahead),
 	};
 
 	ib_spi("INSERT INTO incbatch.batch (path, started_at, finished_at, reason, transactions,"
 		   " rows_in, groups_changed, read_ms, transform_ms, merge_ms, commit_ms, cpu_ms,"
-		   " wal_bytes, latency_max, strategy)"
+		   " wal_bytes, latency_max, strategy, rows_late, rows_ahead)"
 		   " SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
-		   " $14 OPERATOR(pg_catalog.*) '1 microsecond'::pg_catalog.interval, $15"
+		   " $14 OPERATOR(pg_catalog.*) '1 microsecond'::pg_catalog.interval, $15, $16, $17"
 		   " FROM incbatch.path WHERE id OPERATOR(pg_catalog.=) $1 FOR KEY SHARE SKIP LOCKED",
 		   SPI_OK_INSERT, lengthof(types), types, values, NULL);
 }

@@ -20,6 +20,14 @@ typedef enum PathState
 	PATH_NEEDS_REBUILD
 } PathState;
 
+/* What happens to a change to a closed window. */
+typedef enum LatePolicy
+{
+	LATE_DIVERT,
+	LATE_DROP,
+	LATE_APPLY
+} LatePolicy;
+
 /* A path with what it needs to know of its pipeline. */
 typedef struct PathRow
 {
@@ -35,6 +43,12 @@ typedef struct PathRow
 	bool		paused;
 	PathState	state;
 	List	   *settings;		/* of char *, name and value alternating */
+	AttrNumber	event_time;		/* column of the source, or 0 */
+	bool		closes;			/* windows close: there is a lateness */
+	int64		lateness_usecs;
+	LatePolicy	late_policy;
+	bool		retains;		/* closed windows are removed */
+	Interval	retention;
 	bool		has_frontier;
 	Frontier	frontier;
 } PathRow;
@@ -48,6 +62,8 @@ typedef struct BatchRecord
 	const char *reason;
 	int64		transactions;
 	int64		rows_in;
+	int64		rows_late;
+	int64		rows_ahead;
 	int64		groups_changed;
 	double		read_ms;
 	double		transform_ms;
@@ -73,6 +89,7 @@ extern bool ib_catalog_fetch_frontier(int32 path, Frontier *frontier);
 extern void ib_catalog_log_batches(List *records);
 extern bool ib_catalog_slot_is_at_home(void);
 extern void ib_catalog_store_slot(XLogRecPtr created_lsn);
+extern LatePolicy ib_late_policy(const char *name);
 extern const char *ib_path_state_name(PathState state);
 
 #endif							/* IB_CATALOG_H */

@@ -64,13 +64,8 @@ require_text(FunctionCallInfo fcinfo, int arg, const char *name, const char *val
 static void
 refuse_unsupported_parameters(FunctionCallInfo fcinfo)
 {
-	if (!PG_ARGISNULL(ARG_LATENESS))
-		ib_refuse_parameter("lateness", "NULL");
-	require_text(fcinfo, ARG_LATE_POLICY, "late_policy", "divert");
 	if (PG_GETARG_BOOL(ARG_TRACK_LOOKUPS))
 		ib_refuse_parameter("track_lookups", "false");
-	if (!PG_ARGISNULL(ARG_RETENTION))
-		ib_refuse_parameter("retention", "NULL");
 	require_text(fcinfo, ARG_ON_ERROR, "on_error", "stop");
 	require_text(fcinfo, ARG_ON_LOST, "on_lost", "stop");
 }
@@ -164,6 +159,20 @@ find_event_time(FunctionCallInfo fcinfo, PipelineQuery *pq)
 	return attnum;
 }
 
+/* lateness, late_policy and retention fit each other and the query. */
+static void
+check_lateness(FunctionCallInfo fcinfo, PipelineQuery *pq, AttrNumber event_time)
+{
+	(void) ib_late_policy(text_to_cstring(PG_GETARG_TEXT_PP(ARG_LATE_POLICY)));
+	if (!PG_ARGISNULL(ARG_LATENESS))
+	{
+		ib_check_lateness(PG_GETARG_INTERVAL_P(ARG_LATENESS));
+		ib_watermark_check(pq, event_time);
+	}
+	if (!PG_ARGISNULL(ARG_RETENTION))
+		ib_check_retention(PG_GETARG_INTERVAL_P(ARG_RETENTION), !PG_ARGISNULL(ARG_LATENESS));
+}
+
 static Datum
 current_settings(void)
 {
@@ -246,7 +255,7 @@ insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 {
 	AttrNumber	event_time = find_event_time(fcinfo, pq);
 	Oid			types[] = {OIDOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, INT2OID,
-	INTERVALOID, BOOLOID, BOOLOID, TEXTOID, OIDOID};
+	INTERVALOID, BOOLOID, BOOLOID, TEXTOID, OIDOID, INTERVALOID, TEXTOID, INTERVALOID};
 	Datum		values[] = {
 		ObjectIdGetDatum(relation),
 		ObjectIdGetDatum(definition),
@@ -260,14 +269,23 @@ insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 		CStringGetTextDatum(pq->always_recompute ? "recompute" :
 							pq->may_recompute ? "delta, recompute" : "delta"),
 		ObjectIdGetDatum(state_table),
+		PG_GETARG_DATUM(ARG_LATENESS),
+		PG_GETARG_DATUM(ARG_LATE_POLICY),
+		PG_GETARG_DATUM(ARG_RETENTION),
 	};
-	char		nulls[] = "           ";
+	char		nulls[] = "              ";
 
+	check_lateness(fcinfo, pq, event_time);
+	if (PG_ARGISNULL(ARG_LATENESS))
+		nulls[11] = 'n';
+	if (PG_ARGISNULL(ARG_RETENTION))
+		nulls[13] = 'n';
 	if (event_time == InvalidAttrNumber)
 		nulls[5] = 'n';
 	ib_change_catalog("WITH p AS (INSERT INTO incbatch.pipeline (relation, definition, source, query,"
-				   " settings, event_time, trigger_interval, append_only, initialize, strategy)"
-				   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING id, trigger_interval)"
+				   " settings, event_time, trigger_interval, append_only, initialize, strategy,"
+				   " lateness, late_policy, retention)"
+				   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $12, $13, $14) RETURNING id, trigger_interval)"
 				   " INSERT INTO incbatch.path (pipeline, relation, trigger_interval)"
 				   " SELECT id, $11, trigger_interval FROM p",
 				   SPI_OK_INSERT, lengthof(types), types, values, nulls);

@@ -151,11 +151,22 @@ aggregate_rows(PipelineQuery *pq, const char *rows, bool mixed)
 	return text.data;
 }
 
+/* The rows of a batch; "filter" is a condition on them as t, or NULL. */
+static char *
+batch_rows(PipelineQuery *pq, int batch_columns, const char *filter)
+{
+	char	   *rows = ib_query_rows_text(pq, true, batch_columns);
+
+	return filter == NULL ? rows :
+		psprintf("SELECT * FROM (%s) t WHERE %s", rows, filter);
+}
+
 /* What a batch does to each group that it touches. */
 char *
-ib_delta_transform(PipelineQuery *pq, int batch_columns, bool mixed)
+ib_delta_transform(PipelineQuery *pq, int batch_columns, bool mixed,
+				   const char *filter)
 {
-	return aggregate_rows(pq, ib_query_rows_text(pq, true, batch_columns), mixed);
+	return aggregate_rows(pq, batch_rows(pq, batch_columns, filter), mixed);
 }
 
 /*
@@ -163,12 +174,11 @@ ib_delta_transform(PipelineQuery *pq, int batch_columns, bool mixed)
  * is which groups it touches: in the form of ib_delta_merge's answer.
  */
 char *
-ib_delta_touched(PipelineQuery *pq, int batch_columns)
+ib_delta_touched(PipelineQuery *pq, int batch_columns, const char *filter)
 {
 	return psprintf("SELECT NULL::pg_catalog.tid AS " TOUCHED_ROW ", 1::pg_catalog.int8 AS " TOUCHED_COUNT ", true AS " TOUCHED_UNKNOWN ", %s "
 					"FROM (%s) t GROUP BY %s",
-					key_values(pq), ib_query_rows_text(pq, true, batch_columns),
-					group_by(pq));
+					key_values(pq), batch_rows(pq, batch_columns, filter), group_by(pq));
 }
 
 /* The whole aggregate from the source: backfill. */

@@ -10,6 +10,7 @@
 #include "incbatch.h"
 
 #include "commands/event_trigger.h"
+#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "pgstat.h"
 #include "storage/lmgr.h"
@@ -19,6 +20,7 @@
 
 #include "functions.h"
 #include "path.h"
+#include "query.h"
 
 PG_FUNCTION_INFO_V1(ib_alter_pipeline);
 PG_FUNCTION_INFO_V1(ib_drop_pipeline);
@@ -64,6 +66,38 @@ ib_check_trigger_interval(Interval *interval)
 				errhint("'0' runs as soon as there is work."));
 }
 
+/* Lateness is a fixed length of time: a day of it is 24 hours. */
+void
+ib_check_lateness(Interval *interval)
+{
+	if (interval->month != 0)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("lateness cannot have months or years"),
+				errhint("Use days, hours, minutes or seconds."));
+	if (interval->day < 0 || interval->time < 0 ||
+		interval->day > 36525 || interval->time > 36525 * USECS_PER_DAY)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("lateness must be between 0 and 100 years"),
+				errhint("With '0' a window closes when the first event after it was seen."));
+}
+
+void
+ib_check_retention(Interval *interval, bool closes)
+{
+	if (!closes)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("retention needs lateness"),
+				errdetail("Only closed windows are removed, and without lateness windows never close."),
+				errhint("Pass a lateness, too."));
+	if (interval->month < 0 || interval->day < 0 || interval->time < 0)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("retention must not be negative"));
+}
+
 /* The pipeline that a caller names and may change. */
 int32
 ib_own_pipeline(text *name, Oid *relation)
@@ -91,25 +125,110 @@ ib_change_catalog(const char *sql, int expected, int nargs, const Oid *types,
 	ib_wake_worker_at_commit();
 }
 
+/* Do windows of a pipeline close, and what would they be? */
+static bool
+has_lateness(int32 pipeline, Oid *definition, AttrNumber *event_time)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(pipeline)};
+	Oid			save_userid;
+	int			save_context;
+	HeapTuple	tuple;
+	TupleDesc	desc;
+	bool		isnull;
+	bool		result;
+
+	ib_catalog_become_owner(&save_userid, &save_context);
+	SPI_connect();
+	ib_spi("SELECT lateness IS NOT NULL, definition::pg_catalog.oid, coalesce(event_time, 0::pg_catalog.int2)"
+		   " FROM incbatch.pipeline WHERE id OPERATOR(pg_catalog.=) $1",
+		   SPI_OK_SELECT, 1, types, values, NULL);
+	if (SPI_processed != 1)
+		elog(ERROR, "could not read incbatch.pipeline");
+	tuple = SPI_tuptable->vals[0];
+	desc = SPI_tuptable->tupdesc;
+	result = DatumGetBool(SPI_getbinval(tuple, desc, 1, &isnull));
+	*definition = DatumGetObjectId(SPI_getbinval(tuple, desc, 2, &isnull));
+	*event_time = DatumGetInt16(SPI_getbinval(tuple, desc, 3, &isnull));
+	SPI_finish();
+	SetUserIdAndSecContext(save_userid, save_context);
+	return result;
+}
+
+static void
+check_windows(Oid definition, AttrNumber event_time)
+{
+	int			guc_level = NewGUCNestLevel();
+
+	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
+	ib_watermark_check(ib_query_analyze(ib_query_of_view(definition)), event_time);
+	AtEOXact_GUC(false, guc_level);
+}
+
+/*
+ * Change when windows close and what happens to late changes.  A window that
+ * is closed stays so.  Late changes that were kept out cannot be applied any
+ * more but by a rebuild, which reads them in the source.
+ */
+static void
+alter_lateness(FunctionCallInfo fcinfo, int32 pipeline)
+{
+	enum
+	{
+		LATENESS = 2, POLICY, RETENTION
+	};
+	Oid			types[] = {INT4OID, INTERVALOID, TEXTOID, INTERVALOID};
+	Datum		values[] = {Int32GetDatum(pipeline), PG_GETARG_DATUM(LATENESS),
+	PG_GETARG_DATUM(POLICY), PG_GETARG_DATUM(RETENTION)};
+	char		nulls[] = "    ";
+
+	for (int i = LATENESS; i <= RETENTION; i++)
+	{
+		if (PG_ARGISNULL(i))
+			nulls[i - 1] = 'n';
+	}
+	if (!PG_ARGISNULL(POLICY) &&
+		ib_late_policy(text_to_cstring(PG_GETARG_TEXT_PP(POLICY))) == LATE_APPLY)
+		ib_change_catalog("UPDATE incbatch.path a SET state = 'initializing', last_error = NULL,"
+						  " state_since = pg_catalog.clock_timestamp() FROM incbatch.pipeline p"
+						  " WHERE p.id OPERATOR(pg_catalog.=) a.pipeline AND p.id OPERATOR(pg_catalog.=) $1"
+						  " AND p.late_policy OPERATOR(pg_catalog.<>) 'apply' AND p.lateness IS NOT NULL",
+						  SPI_OK_UPDATE, 1, types, values, nulls);
+	ib_change_catalog("UPDATE incbatch.pipeline SET lateness = coalesce($2, lateness),"
+					  " late_policy = coalesce($3, late_policy), retention = coalesce($4, retention)"
+					  " WHERE id OPERATOR(pg_catalog.=) $1",
+					  SPI_OK_UPDATE, lengthof(types), types, values, nulls);
+}
+
 Datum
 ib_alter_pipeline(PG_FUNCTION_ARGS)
 {
-	static const char *const unsupported[] = {"lateness", "late_policy", "retention"};
 	Oid			relation;
 	Oid			types[] = {INT4OID, INTERVALOID};
 	Datum		values[2];
+	int32		pipeline;
+	Oid			definition;
+	AttrNumber	event_time;
+	bool		closes;
 
 	ib_refuse_null(fcinfo, 0, "name");
 	ib_shmem_require();
-	for (int i = 0; i < lengthof(unsupported); i++)
+	pipeline = ib_own_pipeline(PG_GETARG_TEXT_PP(0), &relation);
+	closes = has_lateness(pipeline, &definition, &event_time);
+	if (!PG_ARGISNULL(2))
 	{
-		if (!PG_ARGISNULL(i + 2))
-			ib_refuse_parameter(unsupported[i], "NULL, which changes nothing");
+		ib_check_lateness(PG_GETARG_INTERVAL_P(2));
+		check_windows(definition, event_time);
+		closes = true;
 	}
-	values[0] = Int32GetDatum(ib_own_pipeline(PG_GETARG_TEXT_PP(0), &relation));
+	if (!PG_ARGISNULL(4))
+		ib_check_retention(PG_GETARG_INTERVAL_P(4), closes);
+	if (!PG_ARGISNULL(2) || !PG_ARGISNULL(3) || !PG_ARGISNULL(4))
+		alter_lateness(fcinfo, pipeline);
 	if (!PG_ARGISNULL(1))
 	{
 		ib_check_trigger_interval(PG_GETARG_INTERVAL_P(1));
+		values[0] = Int32GetDatum(pipeline);
 		values[1] = PG_GETARG_DATUM(1);
 		ib_change_catalog("WITH p AS (UPDATE incbatch.pipeline SET trigger_interval = $2"
 					   " WHERE id OPERATOR(pg_catalog.=) $1)"

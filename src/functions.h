@@ -15,6 +15,8 @@
 extern void ib_refuse_null(FunctionCallInfo fcinfo, int arg, const char *name);
 extern void ib_refuse_parameter(const char *name, const char *value);
 extern void ib_check_trigger_interval(Interval *interval);
+extern void ib_check_lateness(Interval *interval);
+extern void ib_check_retention(Interval *interval, bool closes);
 extern int32 ib_own_pipeline(text *name, Oid *relation);
 extern void ib_change_catalog(const char *sql, int expected, int nargs,
 							  const Oid *types, const Datum *values,

@@ -23,6 +23,7 @@ int			ib_max_retained_wal = 4096;
 int			ib_work_mem = 65536;
 int			ib_batch_history = 10000;
 bool		ib_log_batches = false;
+int			ib_event_time_ahead = 300;
 
 void		_PG_init(void);
 
@@ -54,6 +55,11 @@ define_settings(void)
 							 NULL,
 							 &ib_log_batches, ib_log_batches,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("incbatch.event_time_ahead",
+							"How far ahead of the clock an event time may be and still drive the watermark.",
+							"Rows further ahead are folded in all the same, and counted as rows_ahead.",
+							&ib_event_time_ahead, ib_event_time_ahead, 0, INT_MAX / 2,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	MarkGUCPrefixReserved(IB_NAME);
 }
 

@@ -21,6 +21,7 @@ extern PGDLLIMPORT int ib_max_retained_wal;
 extern PGDLLIMPORT int ib_work_mem;
 extern PGDLLIMPORT int ib_batch_history;
 extern PGDLLIMPORT bool ib_log_batches;
+extern PGDLLIMPORT int ib_event_time_ahead;
 
 /* hooks.c */
 extern void ib_hooks_init(void);

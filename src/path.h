@@ -26,6 +26,7 @@ typedef struct PathStatements
 	char	   *touched;
 	char	   *times;			/* asks for the times of touched windows, or NULL */
 	char	   *initial;
+	struct LateStatements *late;	/* NULL: windows never close */
 	int			nkeys;
 	List	   *relations;		/* OIDs that the names in them stand for */
 	List	   *source_relations;	/* those that the source's rows are in */

@@ -450,13 +450,17 @@ char *
 ib_query_expression(List *rtable, Node *expr)
 {
 	Query	   *query = makeNode(Query);
+	char	   *text;
 
 	query->commandType = CMD_SELECT;
 	query->rtable = rtable;
 	query->jointree = makeFromExpr(NIL, NULL);
 	/* a column without a name is deparsed without AS */
 	query->targetList = list_make1(makeTargetEntry((Expr *) expr, 1, NULL, false));
-	return pg_get_querydef(query, false) + strlen("SELECT ");
+	text = pg_get_querydef(query, false);
+	text += strspn(text, " ");
+	Assert(strncmp(text, "SELECT ", strlen("SELECT ")) == 0);
+	return text + strlen("SELECT ");
 }
 
 static void

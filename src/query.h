@@ -56,6 +56,7 @@ typedef struct KeyColumn
 	char	   *equals;			/* the operator of the GROUP BY, as SQL */
 	int			number;			/* from 1, in the names of its columns */
 	Var		   *time;			/* of a window: the source's column, or NULL; */
+	char	   *length;			/* how long it is, */
 	char	   *before;			/* how far before the key, as SQL, */
 	char	   *after;			/* and after it, that column can be */
 } KeyColumn;
@@ -175,8 +176,10 @@ extern void ib_aggregate_add(PipelineQuery *pq, Aggref *aggref);
 /* delta.c */
 extern char *ib_delta_state_definition(PipelineQuery *pq, const char *state_table);
 extern char *ib_delta_state_index(PipelineQuery *pq, const char *state_table);
-extern char *ib_delta_transform(PipelineQuery *pq, int batch_columns, bool mixed);
-extern char *ib_delta_touched(PipelineQuery *pq, int batch_columns);
+extern char *ib_delta_transform(PipelineQuery *pq, int batch_columns, bool mixed,
+								const char *filter);
+extern char *ib_delta_touched(PipelineQuery *pq, int batch_columns,
+							  const char *filter);
 extern char *ib_delta_initial(PipelineQuery *pq);
 extern char *ib_delta_merge(PipelineQuery *pq, const char *state_table, bool mixed);
 extern char *ib_delta_remove(const char *state_table);
@@ -197,5 +200,11 @@ extern bool ib_is_window_function(Oid funcid);
 /* watermark.c */
 extern void ib_watermark_find_windows(PipelineQuery *pq);
 extern AttrNumber ib_watermark_event_time(PipelineQuery *pq);
+extern List *ib_watermark_windows(PipelineQuery *pq, AttrNumber event_time);
+extern void ib_watermark_check(PipelineQuery *pq, AttrNumber event_time);
+extern char *ib_watermark_past(PipelineQuery *pq, AttrNumber event_time,
+							   const char *qualifier, bool output,
+							   const char *relation, const char *column);
+extern char *ib_watermark_from_timestamp(Oid type, const char *value);
 
 #endif							/* IB_QUERY_H */

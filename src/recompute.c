@@ -30,6 +30,7 @@
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
 #include "nodes/nodeFuncs.h"
+#include "parser/parsetree.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/timestamp.h"
@@ -75,6 +76,7 @@ static void
 set_window(KeyColumn *key, Var *time, const char *before, const char *length)
 {
 	key->time = time;
+	key->length = pstrdup(length);
 	key->before = psprintf("%s::pg_catalog.interval", quote_literal_cstr(before));
 	key->after = psprintf("%s::pg_catalog.interval + %s",
 						   quote_literal_cstr(length), key->before);
@@ -91,23 +93,77 @@ find_truncation(KeyColumn *key, FuncExpr *call, Var *time)
 	for (int i = 0; i < lengthof(units); i++)
 	{
 		if (strcmp(units[i].unit, unit) == 0)
+		{
 			set_window(key, time, time->vartype == TIMESTAMPTZOID ? units[i].zoned_slack : "0",
 					   units[i].length);
+			key->length = psprintf("1 %s", unit);
+		}
 	}
+}
+
+/* tumble, and hop with its two columns: the start and the end of windows */
+static void
+find_size(KeyColumn *key, FuncExpr *call, Var *time, bool is_end)
+{
+	Interval   *size;
+	char	   *length;
+	const char *slack;
+
+	if (!is_known(lsecond(call->args)))
+		return;
+	size = DatumGetIntervalP(((Const *) lsecond(call->args))->constvalue);
+	slack = time->vartype == TIMESTAMPTZOID && size->time == 0 ? "1 day" : "0";
+	if (size->month != 0)
+		length = psprintf("%d days", 31 * size->month);
+	else
+		length = DatumGetCString(DirectFunctionCall1(interval_out, IntervalPGetDatum(size)));
+	set_window(key, time, slack, length);
+	if (is_end)
+	{
+		char	   *before = key->before;
+
+		key->before = key->after;
+		key->after = before;
+	}
+	key->length = DatumGetCString(DirectFunctionCall1(interval_out, IntervalPGetDatum(size)));
+}
+
+/* The call whose result a key is: itself, or a function in FROM */
+static FuncExpr *
+call_of_key(PipelineQuery *pq, KeyColumn *key)
+{
+	Var		   *var = (Var *) key->expr;
+	RangeTblEntry *rte;
+
+	if (IsA(var, FuncExpr))
+		return (FuncExpr *) var;
+	if (!IsA(var, Var) || var->varlevelsup != 0)
+		return NULL;
+	rte = rt_fetch(var->varno, pq->query->rtable);
+	if (rte->rtekind != RTE_FUNCTION || list_length(rte->functions) != 1 || var->varattno > 2)
+		return NULL;
+	return (FuncExpr *) linitial_node(RangeTblFunction, rte->functions)->funcexpr;
 }
 
 /* Is a key a window of one of the source's columns?  Then say how long. */
 void
 ib_recompute_find_window(PipelineQuery *pq, KeyColumn *key)
 {
-	FuncExpr   *call = (FuncExpr *) key->expr;
+	FuncExpr   *call = call_of_key(pq, key);
+	bool		sized;
 	Var		   *time;
 
-	if (!IsA(call, FuncExpr) || call->args == NIL)
+	if (call == NULL || !IsA(call, FuncExpr) || call->args == NIL)
 		return;
-	time = list_length(call->args) == 1 ? linitial(call->args) : lsecond(call->args);
+	sized = ib_is_window_function(call->funcid);
+	time = sized || list_length(call->args) == 1 ? linitial(call->args) : lsecond(call->args);
 	if (!IsA(time, Var) || ib_query_source_column(pq, (Expr *) time) == InvalidAttrNumber)
 		return;
+	if (sized)
+	{
+		find_size(key, call, time, IsA(key->expr, Var) && ((Var *) key->expr)->varattno == 2);
+		return;
+	}
 	if (time->vartype != TIMESTAMPOID && time->vartype != TIMESTAMPTZOID)
 		return;
 	switch (call->funcid)

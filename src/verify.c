@@ -7,6 +7,10 @@
  * the aggregate and its frontier under one snapshot of its own, and the batch
  * query under the frontier's.  The session's own snapshot, which is older
  * than both, keeps what they see from vacuum.
+ *
+ * Where windows close, the batch query also has what was kept out of them:
+ * windows that late changes were kept out of, and those that retention has
+ * removed, are not compared.  All others must be equal.
  */
 #include "incbatch.h"
 
@@ -22,7 +26,9 @@
 #include "tcop/dest.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "nodes/nodeFuncs.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 #include "utils/typcache.h"
 
@@ -31,11 +37,13 @@
 #include "path.h"
 #include "query.h"
 #include "shmem.h"
+#include "watermark.h"
 
 PG_FUNCTION_INFO_V1(ib_verify_pipeline);
 
 #define AGGREGATE_RELATION "incbatch_aggregate_rows"
 #define BATCH_RESULT_RELATION "incbatch_batch_rows"
+#define LATE_WINDOW_RELATION "incbatch_late_window"
 
 /* What must be known of a pipeline to verify it. */
 typedef struct Subject
@@ -43,7 +51,9 @@ typedef struct Subject
 	int32		path;
 	Oid			relation;
 	Oid			definition;
+	AttrNumber	event_time;		/* 0: windows never close */
 	List	   *settings;		/* of char *, name and value alternating */
+	PipelineQuery *query;
 } Subject;
 
 static void
@@ -60,7 +70,8 @@ find_subject(int32 pipeline, Subject *subject)
 
 	ib_catalog_become_owner(&save_userid, &save_context);
 	SPI_connect();
-	if (SPI_execute_with_args("SELECT a.id, p.relation::pg_catalog.oid, p.definition::pg_catalog.oid, p.settings"
+	if (SPI_execute_with_args("SELECT a.id, p.relation::pg_catalog.oid, p.definition::pg_catalog.oid, p.settings,"
+							  " CASE WHEN p.lateness IS NULL THEN 0::pg_catalog.int2 ELSE p.event_time END"
 							  " FROM incbatch.pipeline p JOIN incbatch.path a"
 							  " ON a.pipeline OPERATOR(pg_catalog.=) p.id"
 							  " WHERE p.id OPERATOR(pg_catalog.=) $1 ORDER BY a.trigger_interval LIMIT 1",
@@ -70,6 +81,7 @@ find_subject(int32 pipeline, Subject *subject)
 	subject->path = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	subject->relation = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
 	subject->definition = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3, &isnull));
+	subject->event_time = DatumGetInt16(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 5, &isnull));
 	deconstruct_array(DatumGetArrayTypeP(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 4, &isnull)),
 					  TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &n);
 	subject->settings = NIL;
@@ -84,9 +96,51 @@ find_subject(int32 pipeline, Subject *subject)
 	SetUserIdAndSecContext(save_userid, save_context);
 }
 
+/*
+ * Where windows close, what is compared: not the windows that retention has
+ * removed, nor the closed windows that late changes were kept out of.  Read
+ * under the active snapshot, which is that of the aggregate.
+ */
+static char *
+compared_windows(Subject *subject)
+{
+	static const char *const names[] = {"removed"};
+	WindowKey  *first = linitial(ib_watermark_windows(subject->query, subject->event_time));
+	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
+	SPIExecuteOptions options = {.read_only = true};
+	TupleDesc	desc = CreateTemplateTupleDesc(1);
+	Timestamp	removed = DT_NOBEGIN;
+	bool		isnull;
+
+	if (SPI_execute(psprintf("SELECT removed FROM incbatch.path_watermark WHERE path OPERATOR(pg_catalog.=) %d",
+							 subject->path), true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read incbatch.path_watermark");
+	if (SPI_processed == 1)
+		removed = DatumGetTimestamp(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	ib_watermark_offer_times(REMOVAL_RELATION,
+							 get_atttype(subject->query->source, subject->event_time),
+							 names, &removed, 1);
+
+	options.dest = CreateDestReceiver(DestTuplestore);
+	SetTuplestoreDestReceiverParams(options.dest, store, CurrentMemoryContext,
+									false, NULL, NULL);
+	if (SPI_execute_extended(psprintf("SELECT window_start FROM incbatch.late_window WHERE path OPERATOR(pg_catalog.=) %d",
+									  subject->path), &options) != SPI_OK_SELECT)
+		elog(ERROR, "could not read incbatch.late_window");
+	TupleDescInitEntry(desc, 1, "window_start", TIMESTAMPOID, -1, 0);
+	ib_offer_relation(LATE_WINDOW_RELATION, InvalidOid, desc, store, SPI_processed);
+
+	return psprintf("%s IS NOT TRUE AND NOT EXISTS (SELECT FROM " LATE_WINDOW_RELATION " l"
+					" WHERE %s IS NOT DISTINCT FROM t.%s)",
+					ib_watermark_past(subject->query, subject->event_time, "t.", true,
+									  REMOVAL_RELATION, REMOVED),
+					ib_watermark_from_timestamp(exprType((Node *) first->expr), "l.window_start"),
+					quote_identifier(first->output));
+}
+
 /* Read a relation under a snapshot into a tuplestore, and give it a name. */
 static void
-read_relation(Oid relation, Snapshot snapshot, const char *name)
+read_relation(Oid relation, const char *condition, Snapshot snapshot, const char *name)
 {
 	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
@@ -97,7 +151,8 @@ read_relation(Oid relation, Snapshot snapshot, const char *name)
 	SetTuplestoreDestReceiverParams(options.dest, store, CurrentMemoryContext,
 									false, NULL, NULL);
 	PushActiveSnapshot(snapshot);
-	code = SPI_execute_extended(psprintf("SELECT * FROM %s", ib_query_relation_name(relation)),
+	code = SPI_execute_extended(psprintf("SELECT * FROM %s t WHERE %s",
+										 ib_query_relation_name(relation), condition),
 								&options);
 	PopActiveSnapshot();
 	if (code != SPI_OK_SELECT)
@@ -189,6 +244,7 @@ read_both(Subject *subject)
 {
 	Snapshot	now = RegisterSnapshot(GetLatestSnapshot());
 	Frontier	frontier = {0};
+	char	   *condition = "true";
 	Oid			save_userid;
 	int			save_context;
 
@@ -196,12 +252,15 @@ read_both(Subject *subject)
 	ib_catalog_become_owner(&save_userid, &save_context);
 	if (!ib_catalog_fetch_frontier(subject->path, &frontier))
 		frontier.aligned = false;
+	else if (frontier.aligned && subject->event_time != InvalidAttrNumber)
+		condition = compared_windows(subject);
 	SetUserIdAndSecContext(save_userid, save_context);
 	PopActiveSnapshot();
 	if (frontier.aligned)
 	{
-		read_relation(subject->relation, now, AGGREGATE_RELATION);
-		read_relation(subject->definition, ib_frontier_mvcc_snapshot(frontier.snapshot),
+		read_relation(subject->relation, condition, now, AGGREGATE_RELATION);
+		read_relation(subject->definition, condition,
+					  ib_frontier_mvcc_snapshot(frontier.snapshot),
 					  BATCH_RESULT_RELATION);
 	}
 	UnregisterSnapshot(now);
@@ -226,6 +285,7 @@ ib_verify_pipeline(PG_FUNCTION_ARGS)
 	guc_level = NewGUCNestLevel();
 	ib_apply_settings(subject.settings);
 	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
+	subject.query = ib_query_analyze(ib_query_of_view(subject.definition));
 	SPI_connect();
 	do
 	{
@@ -237,7 +297,7 @@ ib_verify_pipeline(PG_FUNCTION_ARGS)
 	SetTuplestoreDestReceiverParams(options.dest, rsinfo->setResult,
 									rsinfo->econtext->ecxt_per_query_memory,
 									false, NULL, NULL);
-	if (SPI_execute_extended(difference_text(ib_query_analyze(ib_query_of_view(subject.definition))),
+	if (SPI_execute_extended(difference_text(subject.query),
 							 &options) != SPI_OK_SELECT)
 		elog(ERROR, "could not compare aggregate and batch query");
 	SPI_finish();

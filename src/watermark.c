@@ -23,20 +23,29 @@
  *
  * Times are kept as Timestamp: that of a timestamp with time zone in UTC, the
  * others as they are.
+ *
+ * Here is what a window is, and the statements as SQL; late.c runs them.
  */
 #include "incbatch.h"
 
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "parser/parsetree.h"
 #include "utils/builtins.h"
+#include "utils/date.h"
 #include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
+#include "utils/ruleutils.h"
 #include "utils/timestamp.h"
 
-#include "query.h"
+#include "watermark.h"
+
+/* 1 or -1, while the number of a change stands in the place of its weight */
+#define LATE_SIGN "incbatch_sign"
 
 /* ----------------------------------------------------------------
  *		Which keys are windows
@@ -118,7 +127,10 @@ is_coarse(FuncExpr *call)
 	return pg_strcasecmp(name, "m") != 0 && pg_strcasecmp(name, "s") != 0;
 }
 
-/* Does an expression never fall as one column of the source rises? */
+/*
+ * Does an expression over the source (ib_query_at_source) never fall as one of
+ * its columns rises?
+ */
 static bool
 rises(PipelineQuery *pq, Node *node, bool coarse, AttrNumber *column)
 {
@@ -130,8 +142,10 @@ rises(PipelineQuery *pq, Node *node, bool coarse, AttrNumber *column)
 	{
 		Var		   *var = (Var *) node;
 
+		if (!is_event_time_type(var->vartype))
+			return false;
 		*column = var->varattno;
-		return var->varno == pq->source_index && is_event_time_type(var->vartype);
+		return var->varno == pq->source_index && var->varlevelsup == 0;
 	}
 	if (!IsA(node, FuncExpr))
 		return false;
@@ -216,4 +230,315 @@ ib_watermark_event_time(PipelineQuery *pq)
 			return window->column;
 	}
 	return InvalidAttrNumber;
+}
+
+/* The windows that close: those of the event time that the result shows. */
+List *
+ib_watermark_windows(PipelineQuery *pq, AttrNumber event_time)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, pq->windows)
+	{
+		WindowKey  *window = lfirst(lc);
+
+		if (window->column == event_time && window->output != NULL)
+			result = lappend(result, window);
+	}
+	return result;
+}
+
+/* Windows can only close if there are some, and every row is in one. */
+void
+ib_watermark_check(PipelineQuery *pq, AttrNumber event_time)
+{
+	if (ib_watermark_windows(pq, event_time) == NIL)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("lateness needs a window of event time"),
+				errdetail("No column of the result is a window that the query groups by, so there is nothing to close."),
+				errhint("Group by date_trunc, date_bin, incbatch.tumble or incbatch.hop of the event time column, and select it. Below an hour, the column must not be converted to another time zone."));
+	if (pq->query->groupingSets)
+		ereport(ERROR,
+				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				errmsg("lateness is not supported with GROUPING SETS, ROLLUP or CUBE"),
+				errdetail("Totals over all windows would never close."),
+				errhint("Group by the window alone, and sum over the pipeline's relation."));
+}
+
+/* ----------------------------------------------------------------
+ *		Conditions on windows, as SQL
+ * ----------------------------------------------------------------
+ */
+
+/* What to put in the place of the source's column, and of hop's. */
+typedef struct CutContext
+{
+	PipelineQuery *pq;
+	int			hop;			/* range table index, or 0 */
+} CutContext;
+
+static Node *
+read_from_watermark(Node *node, CutContext *context)
+{
+	if (node == NULL)
+		return NULL;
+	if (IsA(node, Var))
+	{
+		Var		   *var = copyObject((Var *) node);
+
+		if (var->varno == context->hop)
+			var->varno = 2;
+		else
+			var->varno = var->varattno = 1;
+		var->varnosyn = var->varno;
+		var->varattnosyn = var->varattno;
+		return (Node *) var;
+	}
+	return expression_tree_mutator(node, read_from_watermark, context);
+}
+
+static RangeTblRef *
+table_reference(int index)
+{
+	RangeTblRef *ref = makeNode(RangeTblRef);
+
+	ref->rtindex = index;
+	return ref;
+}
+
+/*
+ * The cut of a window at a column of a one-row relation: the first window
+ * that has not ended there.
+ */
+static char *
+cut(PipelineQuery *pq, WindowKey *window, const char *relation, const char *column)
+{
+	CutContext	context = {.pq = pq};
+	Query	   *query = makeNode(Query);
+	RangeTblEntry *rte = makeNode(RangeTblEntry);
+
+	rte->rtekind = RTE_CTE;
+	rte->ctename = pstrdup(relation);
+	rte->eref = makeAlias(relation, list_make1(makeString(pstrdup(column))));
+	rte->inFromCl = true;
+	query->commandType = CMD_SELECT;
+	query->rtable = list_make1(rte);
+	query->jointree = makeFromExpr(list_make1(table_reference(1)), NULL);
+	if (hop_of(pq, (Node *) window->expr))
+	{
+		RangeTblEntry *hop;
+
+		context.hop = ((Var *) window->expr)->varno;
+		hop = copyObject(rt_fetch(context.hop, pq->query->rtable));
+		hop->functions = (List *)
+			read_from_watermark(ib_query_at_source(pq, (Node *) hop->functions), &context);
+		hop->lateral = true;
+		query->rtable = lappend(query->rtable, hop);
+		query->jointree->fromlist = lappend(query->jointree->fromlist, table_reference(2));
+	}
+	query->targetList =
+		list_make1(makeTargetEntry((Expr *) read_from_watermark((Node *) window->expr, &context),
+								   1, pstrdup("cut"), false));
+	return psprintf("(SELECT pg_catalog.min(cut) FROM (%s) c)", pg_get_querydef(query, false));
+}
+
+/*
+ * Has the group of a row ended at a column of a one-row relation?  The row
+ * names its windows by the keys, or by the columns of the result.
+ */
+char *
+ib_watermark_past(PipelineQuery *pq, AttrNumber event_time, const char *qualifier,
+				  bool output, const char *relation, const char *column)
+{
+	StringInfoData text;
+	ListCell   *lc;
+
+	initStringInfo(&text);
+	foreach(lc, ib_watermark_windows(pq, event_time))
+	{
+		WindowKey  *window = lfirst(lc);
+
+		appendStringInfo(&text, "%s%s%s OPERATOR(pg_catalog.<) %s", text.len ? " OR " : "",
+						 qualifier, quote_identifier(output ? window->output : window->key->name),
+						 cut(pq, window, relation, column));
+	}
+	return psprintf("(%s)", text.data);
+}
+
+/* A time as timestamp, that of a timestamp with time zone in UTC. */
+static char *
+as_timestamp(Oid type, const char *value)
+{
+	return type == TIMESTAMPTZOID ? psprintf("pg_catalog.timezone('UTC', %s)", value) :
+		psprintf("(%s)::pg_catalog.timestamp", value);
+}
+
+/* And back. */
+char *
+ib_watermark_from_timestamp(Oid type, const char *value)
+{
+	return type == TIMESTAMPTZOID ? psprintf("pg_catalog.timezone('UTC', %s)", value) :
+		psprintf("(%s)::%s", value, ib_query_type(type, -1, InvalidOid));
+}
+
+static Datum
+time_datum(Oid type, Timestamp time)
+{
+	return type == DATEOID ?
+		DirectFunctionCall1(timestamp_date, TimestampGetDatum(time)) : TimestampGetDatum(time);
+}
+
+/* Offer a relation of one row, with times as columns of the given type. */
+void
+ib_watermark_offer_times(const char *relation, Oid type, const char *const *names,
+						 const Timestamp *times, int n)
+{
+	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
+	TupleDesc	desc = CreateTemplateTupleDesc(n);
+	Datum	   *values = palloc(sizeof(Datum) * n);
+	bool	   *nulls = palloc0(sizeof(bool) * n);
+
+	for (int i = 0; i < n; i++)
+	{
+		TupleDescInitEntry(desc, i + 1, names[i], type, -1, 0);
+		values[i] = time_datum(type, times[i]);
+	}
+	tuplestore_putvalues(store, desc, values, nulls);
+	ib_offer_relation(relation, InvalidOid, desc, store, 1);
+}
+
+/* ----------------------------------------------------------------
+ *		The statements
+ * ----------------------------------------------------------------
+ */
+
+/* The source's columns that a batch has, each after the qualifier. */
+static char *
+batch_columns_list(PipelineQuery *pq, const char *qualifier)
+{
+	StringInfoData text;
+	int			attnum = -1;
+
+	initStringInfo(&text);
+	while ((attnum = bms_next_member(pq->needed, attnum)) >= 0)
+		appendStringInfo(&text, "%s%s%s", text.len ? ", " : "", qualifier,
+						 quote_identifier(get_attname(pq->source, attnum, false)));
+	return text.data;
+}
+
+/*
+ * The late changes of a batch, with their number in it.  Rows of the query
+ * know the change that they come from by the batch's last column, where the
+ * number stands in for the weight.
+ */
+static char *
+late_rows(PipelineQuery *pq, const char *event_time, const char *past,
+		  int batch_columns, LatePolicy policy)
+{
+	char	   *row = policy != LATE_DIVERT ? "NULL::pg_catalog.jsonb" :
+		psprintf("(SELECT pg_catalog.to_jsonb(r) FROM (SELECT %s) r)",
+				 batch_columns_list(pq, "b."));
+
+	return psprintf("WITH " BATCH_RELATION " AS MATERIALIZED (SELECT %s, coalesce(" BATCH_WEIGHT ", 1) AS " LATE_SIGN
+					", row_number() OVER () AS " BATCH_WEIGHT " FROM " BATCH_RELATION "),"
+					" late AS (SELECT DISTINCT t." INPUT_WEIGHT " AS number FROM (%s) t WHERE %s)"
+					" SELECT b." BATCH_WEIGHT ", b.%s::pg_catalog.timestamptz,"
+					" CASE WHEN b." LATE_SIGN " > 0 THEN 'insert' ELSE 'delete' END, %s"
+					" FROM " BATCH_RELATION " b WHERE b." BATCH_WEIGHT " IN (SELECT number FROM late) ORDER BY 1",
+					batch_columns_list(pq, ""),
+					ib_query_rows_text(pq, true, batch_columns), past, event_time, row);
+}
+
+/* The first window of each row of a relation "t" that a condition selects. */
+static char *
+windows_of(WindowKey *window, const char *relation, const char *condition)
+{
+	return psprintf("SELECT DISTINCT %s FROM %s t WHERE %s",
+					as_timestamp(exprType((Node *) window->expr),
+								 psprintf("t.%s", quote_identifier(window->key->name))),
+					relation, condition);
+}
+
+/*
+ * What event times a batch has: the largest that drives the watermark, how
+ * many are too far ahead for that, how many rows may be late.
+ */
+static char *
+survey(Oid type, const char *event_time)
+{
+	return psprintf("SELECT %1$s, pg_catalog.count(*) FILTER (WHERE %2$s > (SELECT " AHEAD " FROM " WATERMARK_RELATION ") AND coalesce(" BATCH_WEIGHT ", 1) > 0),"
+					" pg_catalog.count(*) FILTER (WHERE %2$s < (SELECT " CLOSED " FROM " WATERMARK_RELATION ")) FROM " BATCH_RELATION,
+					as_timestamp(type, psprintf("pg_catalog.max(%1$s) FILTER (WHERE %1$s <= (SELECT " AHEAD " FROM " WATERMARK_RELATION ") AND coalesce(" BATCH_WEIGHT ", 1) > 0)",
+												event_time)),
+					event_time);
+}
+
+/* The same of the source, in a form that an index on the event time serves. */
+static char *
+survey_source(PipelineQuery *pq, Oid type, const char *event_time)
+{
+	char	   *source = ib_query_relation_name(pq->source);
+
+	return psprintf("SELECT (SELECT %1$s FROM %3$s WHERE %2$s <= (SELECT " AHEAD " FROM " WATERMARK_RELATION ")),"
+					" (SELECT pg_catalog.count(*) FROM %3$s WHERE %2$s > (SELECT " AHEAD " FROM " WATERMARK_RELATION "))",
+					as_timestamp(type, psprintf("pg_catalog.max(%s)", event_time)),
+					event_time, source);
+}
+
+/* Are there more windows to remove?  If not, nobody looks for them. */
+static char *
+removal_moves(PipelineQuery *pq, AttrNumber event_time)
+{
+	StringInfoData text;
+	ListCell   *lc;
+
+	initStringInfo(&text);
+	foreach(lc, ib_watermark_windows(pq, event_time))
+		appendStringInfo(&text, "%s%s IS DISTINCT FROM %s", text.len ? " OR " : "",
+						 cut(pq, lfirst(lc), REMOVAL_RELATION, REMOVED),
+						 cut(pq, lfirst(lc), REMOVAL_RELATION, REMOVED_BEFORE));
+	return text.data;
+}
+
+/* Make the statements of a path whose windows close. */
+LateStatements *
+ib_watermark_statements(IbPath *path, PipelineQuery *pq, const char *state_table,
+						int batch_columns)
+{
+	LateStatements *late = palloc0(sizeof(LateStatements));
+	AttrNumber	column = path->row->event_time;
+	WindowKey  *first;
+	const char *event_time;
+	char	   *past;
+	char	   *removed;
+	char	   *left_out;
+	char	   *rows;
+
+	ib_watermark_check(pq, column);
+	first = linitial(ib_watermark_windows(pq, column));
+	event_time = quote_identifier(get_attname(pq->source, column, false));
+	past = ib_watermark_past(pq, column, "t.", false, WATERMARK_RELATION, CLOSED);
+	left_out = ib_watermark_past(pq, column, "t.", false, WATERMARK_RELATION, LEFT_OUT);
+	removed = ib_watermark_past(pq, column, "", false, REMOVAL_RELATION, REMOVED);
+	rows = psprintf("(%s)", ib_query_rows_text(pq, true, batch_columns));
+
+	late->type = get_atttype(pq->source, column);
+	late->survey = survey(late->type, event_time);
+	late->survey_source = survey_source(pq, late->type, event_time);
+	left_out = psprintf("%s IS NOT TRUE", left_out);
+	late->touched = ib_delta_touched(pq, batch_columns, left_out);
+	late->transform_plus = ib_delta_transform(pq, batch_columns, false, left_out);
+	late->transform_mixed = ib_delta_transform(pq, batch_columns, true, left_out);
+	late->rows = late_rows(pq, event_time, past, batch_columns, path->row->late_policy);
+	late->windows = windows_of(first, rows, past);
+	late->truncate = psprintf("DELETE FROM %s t WHERE %s", state_table, left_out);
+	late->kept_windows = windows_of(first, state_table, "true");
+
+	late->retain = psprintf("DELETE FROM %s WHERE (%s) AND %s", state_table,
+							removal_moves(pq, column), removed);
+	late->retained = psprintf("SELECT %s", as_timestamp(exprType((Node *) first->expr),
+														cut(pq, first, REMOVAL_RELATION, REMOVED)));
+	return late;
 }

@@ -227,6 +227,14 @@ copy_row(IbPath *path, const PathRow *row)
 	MemoryContextSwitchTo(old);
 }
 
+/* Are other statements needed, or only another reading of the same? */
+static bool
+closes_otherwise(const PathRow *before, const PathRow *now)
+{
+	return before->closes != now->closes || before->event_time != now->event_time ||
+		before->late_policy != now->late_policy;
+}
+
 /* Take over a path's row as the catalog has it now. */
 static void
 update_path(PathRow *row)
@@ -249,6 +257,8 @@ update_path(PathRow *row)
 		if (row->has_frontier && row->state == PATH_RUNNING)
 			ib_path_publish(path, row->frontier.lsn, row->frontier.lsn, row->frontier.as_of);
 	}
+	if (path->statements != NULL && closes_otherwise(path->row, row))
+		path->statements->stale = true;
 	copy_row(path, row);
 	path->seen = true;
 }
@@ -691,6 +701,10 @@ run_due_paths(bool caught_up, TimestampTz as_of)
 		const char *reason = due(path, caught_up, as_of);
 
 		CHECK_FOR_INTERRUPTS();
+		/* what was altered before a refresh was asked for is known first */
+		pg_read_barrier();
+		if (pg_atomic_read_u32(&me->generation) != known_generation)
+			return;
 		if (reason != NULL)
 			run_path(path, reason, strcmp(reason, "refresh") == 0 ||
 					 strcmp(reason, "quiet") == 0);

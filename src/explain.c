@@ -1,0 +1,546 @@
+/*
+ * explain.c
+ *	  explain_pipeline: each transform of a pipeline's query, what kind it is,
+ *	  how it is kept up to date and what it costs.
+ *
+ * The rows are made from the query as query.c and aggregate.c took it apart,
+ * so they say what the worker does; numbers come from the state table, read
+ * as the caller, who owns it.
+ *
+ * Of recompute a row says what it reads of the source, and by which index, or
+ * which index to create.  That is advice: the planner decides, at each run.
+ */
+#include "incbatch.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/parsetree.h"
+#include "rewrite/rewriteManip.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/partcache.h"
+#include "utils/rel.h"
+#include "utils/typcache.h"
+
+#include "functions.h"
+#include "query.h"
+#include "shmem.h"
+
+PG_FUNCTION_INFO_V1(ib_explain_pipeline);
+
+#define STATELESS "stateless"
+#define STATEFUL "stateful"
+#define DELTA "delta"
+#define RECOMPUTE "recompute"
+
+/* The columns of incbatch.explain_pipeline */
+enum
+{
+	TRANSFORM, KIND, STRATEGY, KEY_CARDINALITY, WINDOW, WATERMARK, STATE_BYTES,
+	DETAIL, NCOLUMNS
+};
+
+typedef struct Explanation
+{
+	ReturnSetInfo *rsinfo;
+	PipelineQuery *pq;
+	List	   *rtable;			/* for expressions: of the query, without joins */
+	Oid			state_relation;
+	char	   *state_table;	/* its name */
+	int64		groups;			/* its rows */
+	char	   *watermark;
+	KeyColumn  *window;			/* or NULL */
+	char	   *reading;		/* what recompute reads, by which index */
+} Explanation;
+
+/* ----------------------------------------------------------------
+ *		Rows and their numbers
+ * ----------------------------------------------------------------
+ */
+
+/* Evaluate SQL over the state table that yields a bigint. */
+static int64
+measure(Explanation *explain, const char *expr)
+{
+	bool		isnull;
+	Datum		value;
+
+	CHECK_FOR_INTERRUPTS();
+	if (SPI_execute(psprintf("SELECT (%s)::pg_catalog.int8 FROM %s s", expr, explain->state_table),
+					true, 0) != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "could not measure the state");
+	value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	return isnull ? 0 : DatumGetInt64(value);
+}
+
+/* keys < 0: the transform has no state. */
+static void
+put_row(Explanation *explain, char *transform, const char *strategy,
+		int64 keys, int64 bytes, char *detail)
+{
+	bool		stateful = keys >= 0;
+	Datum		values[NCOLUMNS] = {0};
+	bool		nulls[NCOLUMNS] = {false};
+
+	values[TRANSFORM] = CStringGetTextDatum(transform);
+	values[KIND] = CStringGetTextDatum(stateful ? STATEFUL : STATELESS);
+	values[STRATEGY] = CStringGetTextDatum(strategy);
+	nulls[KEY_CARDINALITY] = !stateful;
+	values[KEY_CARDINALITY] = Int64GetDatum(keys);
+	nulls[WINDOW] = nulls[WATERMARK] = !stateful || explain->window == NULL;
+	if (!nulls[WINDOW])
+	{
+		values[WINDOW] = CStringGetTextDatum(explain->window->length);
+		values[WATERMARK] = CStringGetTextDatum(explain->watermark);
+	}
+	values[STATE_BYTES] = Int64GetDatum(bytes);
+	values[DETAIL] = CStringGetTextDatum(detail);
+	tuplestore_putvalues(explain->rsinfo->setResult, explain->rsinfo->setDesc,
+						 values, nulls);
+}
+
+/* An expression of the query, as SQL */
+static char *
+expression(Explanation *explain, Node *node)
+{
+	return ib_query_expression(explain->rtable, copyObject(node));
+}
+
+/* A range table by which single expressions can be deparsed: without joins */
+static List *
+rtable_of_expressions(Query *query)
+{
+	List	   *rtable = copyObject(query->rtable);
+	ListCell   *lc;
+
+	foreach(lc, rtable)
+	{
+		RangeTblEntry *rte = lfirst(lc);
+
+		if (rte->rtekind == RTE_JOIN)
+		{
+			rte->rtekind = RTE_RESULT;
+			rte->alias = NULL;
+			rte->eref = makeAlias("*RESULT*", NIL);
+		}
+	}
+	return rtable;
+}
+
+/* ----------------------------------------------------------------
+ *		Indexes
+ * ----------------------------------------------------------------
+ */
+
+/* What an index could begin with to be of use: columns, or expressions */
+typedef struct Wanted
+{
+	Bitmapset  *columns;
+	List	   *exprs;			/* over range table entry 1 */
+} Wanted;
+
+static bool
+index_serves(Relation rel, Relation index, const Wanted *wanted)
+{
+	AttrNumber	first = index->rd_index->indkey.values[0];
+	Oid			type;
+
+	if (index->rd_rel->relam != BTREE_AM_OID || !index->rd_index->indisvalid ||
+		RelationGetIndexPredicate(index) != NIL)
+		return false;
+	if (first == 0)
+		return list_member(wanted->exprs, linitial(RelationGetIndexExpressions(index)));
+	if (!bms_is_member(first, wanted->columns))
+		return false;
+	type = TupleDescAttr(RelationGetDescr(rel), first - 1)->atttypid;
+	return index->rd_opfamily[0] == lookup_type_cache(type, TYPECACHE_BTREE_OPFAMILY)->btree_opf;
+}
+
+/* An index of a table that begins with one of the columns wanted, or NULL */
+static char *
+find_index(Oid relid, const Wanted *wanted)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	char	   *name = NULL;
+	ListCell   *lc;
+
+	foreach(lc, RelationGetIndexList(rel))
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		if (name == NULL && index_serves(rel, index, wanted))
+			name = pstrdup(RelationGetRelationName(index));
+		index_close(index, NoLock);
+	}
+	table_close(rel, NoLock);
+	return name;
+}
+
+/* Is a table partitioned by a column wanted? */
+static bool
+prunes_partitions(Oid relid, const Wanted *wanted)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	PartitionKey key = RelationGetPartitionKey(rel);
+	bool		prunes = key != NULL && key->partattrs[0] != 0 &&
+		bms_is_member(key->partattrs[0], wanted->columns);
+
+	table_close(rel, NoLock);
+	return prunes;
+}
+
+static void
+append_item(StringInfo text, const char *item)
+{
+	appendStringInfo(text, "%s%s", text->len ? ", " : "", item);
+}
+
+/* What recompute reads of the source, and by which index */
+static char *
+describe_reading(PipelineQuery *pq)
+{
+	List	   *source = list_make1(copyObject(pq->source_entry));
+	char	   *name = ib_query_relation_name(pq->source);
+	Wanted		wanted = {0};
+	StringInfoData columns;
+	char	   *time = NULL;
+	char	   *index;
+	ListCell   *lc;
+
+	initStringInfo(&columns);
+	foreach(lc, pq->sets)
+	{
+		if (((GroupingSetRows *) lfirst(lc))->keys == NIL)
+			return psprintf("reads all of %s, for a total has no key", name);
+	}
+	foreach(lc, pq->keys)
+	{
+		KeyColumn  *key = lfirst(lc);
+		Node	   *expr = ib_query_at_source(pq, copyObject((Node *) key->expr));
+		Bitmapset  *tables = pull_varnos(NULL, expr);
+		Var		   *column = (Var *) (key->time ? ib_query_at_source(pq, (Node *) key->time) : expr);
+
+		if (!bms_equal(tables, bms_make_singleton(pq->source_index)))
+			continue;
+		if (IsA(column, Var) && column->varattno > 0)
+		{
+			wanted.columns = bms_add_member(wanted.columns, column->varattno);
+			if (key->time != NULL)
+				time = pstrdup(quote_identifier(get_attname(pq->source, column->varattno, false)));
+			else
+				append_item(&columns, quote_identifier(get_attname(pq->source, column->varattno, false)));
+		}
+		else if (!contain_mutable_functions(expr))
+		{
+			ChangeVarNodes(expr, pq->source_index, 1, 0);
+			wanted.exprs = lappend(wanted.exprs, expr);
+			append_item(&columns, psprintf("(%s)", ib_query_expression(source, expr)));
+		}
+	}
+	/* equality first, then the range */
+	if (time != NULL)
+		append_item(&columns, time);
+
+	if (columns.len == 0)
+		return psprintf("reads all of %s, for no key is of its columns", name);
+	index = find_index(pq->source, &wanted);
+	return psprintf("reads %s by %s%s: %s", name, columns.data,
+					prunes_partitions(pq->source, &wanted) ? " in the partitions that these lead to" : "",
+					index ? psprintf("index %s serves it", index) :
+					psprintf("no index serves it, CREATE INDEX ON %s (%s)", name, columns.data));
+}
+
+/* ----------------------------------------------------------------
+ *		Transforms
+ * ----------------------------------------------------------------
+ */
+
+/* Columns of a lookup that an equality in a condition compares */
+static void
+find_joined_columns(Node *quals, int lookup, Wanted *wanted)
+{
+	ListCell   *lc;
+
+	foreach(lc, make_ands_implicit((Expr *) quals))
+	{
+		OpExpr	   *op = lfirst(lc);
+		ListCell   *la;
+
+		if (!IsA(op, OpExpr) || !op_mergejoinable(op->opno, exprType(linitial(op->args))))
+			continue;
+		foreach(la, op->args)
+		{
+			Var		   *var = (Var *) strip_implicit_coercions(lfirst(la));
+
+			if (IsA(var, RelabelType))
+				var = (Var *) ((RelabelType *) var)->arg;
+			if (IsA(var, Var) && var->varno == lookup && var->varattno > 0)
+				wanted->columns = bms_add_member(wanted->columns, var->varattno);
+		}
+	}
+}
+
+/* Where a lookup is joined: the type of the join, and its columns */
+static JoinType
+find_join(Explanation *explain, Node *node, int lookup, Wanted *wanted)
+{
+	JoinType	type = JOIN_INNER;
+	ListCell   *lc;
+
+	if (IsA(node, FromExpr))
+	{
+		FromExpr   *from = (FromExpr *) node;
+
+		find_joined_columns(from->quals, lookup, wanted);
+		foreach(lc, from->fromlist)
+			type = Max(type, find_join(explain, lfirst(lc), lookup, wanted));
+	}
+	else if (IsA(node, JoinExpr))
+	{
+		JoinExpr   *join = (JoinExpr *) node;
+
+		find_joined_columns(join->quals, lookup, wanted);
+		if (IsA(join->rarg, RangeTblRef) && ((RangeTblRef *) join->rarg)->rtindex == lookup)
+			type = join->jointype;
+		type = Max(type, find_join(explain, join->larg, lookup, wanted));
+		type = Max(type, find_join(explain, join->rarg, lookup, wanted));
+	}
+	return type;
+}
+
+static void
+explain_joins(Explanation *explain, Query *query, int source)
+{
+	int			index = 0;
+	ListCell   *lc;
+
+	foreach(lc, query->rtable)
+	{
+		RangeTblEntry *rte = lfirst(lc);
+		Wanted		wanted = {0};
+		JoinType	type;
+		char	   *served;
+
+		index++;
+		if (index == source || rte->rtekind == RTE_JOIN || !rte->inFromCl)
+			continue;
+		type = find_join(explain, (Node *) query->jointree, index, &wanted);
+		if (rte->rtekind != RTE_RELATION)
+		{
+			put_row(explain, psprintf("join %s", rte->eref->aliasname), DELTA, -1, 0,
+					psprintf("%s join, evaluated for each change", type == JOIN_LEFT ? "left" : "inner"));
+			continue;
+		}
+		served = bms_is_empty(wanted.columns) ? NULL : find_index(rte->relid, &wanted);
+		put_row(explain, psprintf("join %s", ib_query_relation_name(rte->relid)), DELTA, -1, 0,
+				psprintf("%s join; the lookup is read when a change is folded in%s",
+						 type == JOIN_LEFT ? "left" : "inner",
+						 served ? psprintf(", index %s serves it", served) : ", as a whole"));
+	}
+}
+
+static void
+explain_filter(Explanation *explain, Query *query)
+{
+	Node	   *quals = query->jointree->quals;
+
+	if (quals != NULL)
+		put_row(explain, psprintf("filter %s", expression(explain, quals)), DELTA, -1, 0,
+				"evaluated for each change");
+}
+
+/* What happens to each row between the source and the groups, outside in */
+static void
+explain_rows(Explanation *explain)
+{
+	Query	   *query = explain->pq->query;
+	ListCell   *lc;
+
+	foreach(lc, explain->pq->source_path)
+	{
+		explain->rtable = rtable_of_expressions(query);
+		explain_joins(explain, query, lfirst_int(lc));
+		explain_filter(explain, query);
+		query = rt_fetch(lfirst_int(lc), query->rtable)->subquery;
+	}
+	explain->rtable = rtable_of_expressions(explain->pq->query);
+}
+
+static void
+explain_keys(Explanation *explain)
+{
+	PipelineQuery *pq = explain->pq;
+	const char *strategy = pq->always_recompute ? RECOMPUTE : DELTA;
+	StringInfoData keys;
+	ListCell   *lc;
+
+	initStringInfo(&keys);
+	foreach(lc, pq->keys)
+	{
+		KeyColumn  *key = lfirst(lc);
+		const char *name = quote_identifier(key->name);
+
+		if (key->expr != NULL)
+			append_item(&keys, name);
+		if (key->time == NULL)
+			continue;
+		explain->window = key;
+		put_row(explain, psprintf("window %s", expression(explain, (Node *) key->expr)),
+				strategy, measure(explain, psprintf("pg_catalog.count(DISTINCT s.%s)", name)),
+				measure(explain, psprintf("pg_catalog.sum(pg_catalog.pg_column_size(s.%s))", name)),
+				"each change is assigned to its window");
+	}
+	put_row(explain, keys.len == 0 ? "one group" :
+			psprintf("group by %s%s", keys.data,
+					 pq->sets ? psprintf(" in %d sets", list_length(pq->sets)) : ""), strategy,
+			explain->groups,
+			DatumGetInt64(DirectFunctionCall1(pg_total_relation_size,
+											  ObjectIdGetDatum(explain->state_relation))),
+			psprintf("state table %s with its index%s%s", explain->state_table,
+					 pq->always_recompute ? "; each change of a group " : "",
+					 pq->always_recompute ? explain->reading : ""));
+}
+
+/* The columns of the state that an aggregate keeps, and their bytes */
+static void
+describe_state(AggregateColumn *aggregate, char **names, char **bytes, bool *may_recompute)
+{
+	StringInfoData list;
+	StringInfoData sum;
+	ListCell   *lc;
+
+	initStringInfo(&list);
+	initStringInfo(&sum);
+	*may_recompute = false;
+	foreach(lc, aggregate->state)
+	{
+		StateColumn *column = lfirst(lc);
+
+		append_item(&list, column->name);
+		appendStringInfo(&sum, "%scoalesce(pg_catalog.sum(pg_catalog.pg_column_size(s.%s)), 0)",
+						 sum.len ? " OPERATOR(pg_catalog.+) " : "", column->name);
+		*may_recompute |= column->unknown != NULL;
+	}
+	*names = list.data;
+	*bytes = sum.data;
+}
+
+static void
+explain_aggregate(Explanation *explain, AggregateColumn *aggregate)
+{
+	char	   *names;
+	char	   *bytes;
+	char	   *detail;
+	bool		may_recompute;
+
+	describe_state(aggregate, &names, &bytes, &may_recompute);
+	if (aggregate->recomputed)
+		detail = psprintf("keeps %s; %s: each change of a group %s", names,
+						  aggregate->recomputed, explain->reading);
+	else if (explain->pq->always_recompute)
+		detail = psprintf("keeps %s; delta by itself, but another aggregate of the query evaluates its groups again at each change",
+						  names);
+	else if (may_recompute)
+		detail = psprintf("keeps %s; when what is retracted cannot be subtracted (an extreme, NaN, Infinity, digits of another scale) the group is evaluated again: %s",
+						  names, explain->reading);
+	else
+		detail = psprintf("keeps %s", names);
+	put_row(explain, psprintf("aggregate %s", expression(explain, (Node *) aggregate->aggref)),
+			explain->pq->always_recompute ? RECOMPUTE : DELTA,
+			explain->groups, measure(explain, bytes), detail);
+}
+
+/* HAVING, and what the SELECT list computes from aggregates and keys */
+static void
+explain_expressions(Explanation *explain)
+{
+	Query	   *query = explain->pq->query;
+	ListCell   *lc;
+
+	if (query->havingQual != NULL)
+		put_row(explain, psprintf("having %s", expression(explain, query->havingQual)),
+				DELTA, -1, 0, "evaluated when the pipeline is queried");
+	foreach(lc, query->targetList)
+	{
+		TargetEntry *entry = lfirst(lc);
+
+		if (entry->resjunk || IsA(entry->expr, Aggref) ||
+			!contain_aggs_of_level((Node *) entry->expr, 0))
+			continue;
+		put_row(explain, psprintf("expression %s AS %s", expression(explain, (Node *) entry->expr),
+								  quote_identifier(entry->resname)),
+				DELTA, -1, 0, "evaluated when the pipeline is queried");
+	}
+}
+
+/* ----------------------------------------------------------------
+ *		The function
+ * ----------------------------------------------------------------
+ */
+
+/* What the catalog knows: the view that is the query; state and watermark */
+static Oid
+find_pipeline(Explanation *explain, Oid relation)
+{
+	Oid			types[] = {OIDOID};
+	Datum		values[] = {ObjectIdGetDatum(relation)};
+	HeapTuple	row;
+	TupleDesc	desc;
+	bool		isnull;
+	Oid			definition;
+
+	if (SPI_execute_with_args("SELECT p.definition::pg_catalog.oid, a.relation::pg_catalog.oid,"
+							  " CASE WHEN p.lateness IS NULL THEN 'none: windows never close'"
+							  " ELSE pg_catalog.format('%s: max(%I) seen - %s',"
+							  " coalesce(p.watermark::pg_catalog.text, 'no row yet'), p.event_time, p.lateness) END"
+							  " FROM incbatch.pipelines p JOIN incbatch.paths a"
+							  " ON a.pipeline OPERATOR(pg_catalog.=) p.pipeline"
+							  " WHERE p.relation::pg_catalog.oid OPERATOR(pg_catalog.=) $1"
+							  " ORDER BY a.trigger_interval LIMIT 1",
+							  1, types, values, NULL, true, 0) != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "could not read incbatch.pipelines");
+	row = SPI_tuptable->vals[0];
+	desc = SPI_tuptable->tupdesc;
+	definition = DatumGetObjectId(SPI_getbinval(row, desc, 1, &isnull));
+	explain->state_relation = DatumGetObjectId(SPI_getbinval(row, desc, 2, &isnull));
+	explain->state_table = ib_query_relation_name(explain->state_relation);
+	explain->watermark = SPI_getvalue(row, desc, 3);
+	explain->groups = measure(explain, "pg_catalog.count(*)");
+	return definition;
+}
+
+Datum
+ib_explain_pipeline(PG_FUNCTION_ARGS)
+{
+	Explanation explain = {.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo};
+	Oid			relation;
+	ListCell   *lc;
+
+	InitMaterializedSRF(fcinfo, 0);
+	ib_refuse_null(fcinfo, 0, "name");
+	ib_shmem_require();
+	(void) ib_own_pipeline(PG_GETARG_TEXT_PP(0), &relation);
+
+	SPI_connect();
+	explain.pq = ib_query_analyze(ib_query_of_view(find_pipeline(&explain, relation)));
+	explain.reading = describe_reading(explain.pq);
+	explain_rows(&explain);
+	explain_keys(&explain);
+	foreach(lc, explain.pq->aggregates)
+		explain_aggregate(&explain, lfirst(lc));
+	explain_expressions(&explain);
+	SPI_finish();
+	return (Datum) 0;
+}

@@ -1,0 +1,403 @@
+/*
+ * late.c
+ *	  The part of a run that closes windows and keeps late changes out.
+ *
+ * Called by apply.c and backfill.c of a path that has a lateness, in this
+ * order: begin (as the worker), offer, truncate or survey, advance (as the
+ * owner), store (as the worker).  What survey finds waits in tuplestores of
+ * the transaction, since user code must not run as the worker, nor the owner
+ * write incbatch's tables.
+ *
+ * What a watermark is, and the statements, are in watermark.c.
+ */
+#include "incbatch.h"
+
+#include "catalog/pg_type.h"
+#include "common/int.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
+#include "utils/pg_lsn.h"
+#include "utils/timestamp.h"
+
+#include "watermark.h"
+
+PG_FUNCTION_INFO_V1(ib_watermark);
+
+#define LATE_ROWS_RELATION "incbatch_late_rows"
+#define LATE_WINDOWS_RELATION "incbatch_late_windows"
+
+/* ----------------------------------------------------------------
+ *		The run
+ * ----------------------------------------------------------------
+ */
+
+static void
+read_watermark(int32 path, Watermark *mark)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(path)};
+	bool		isnull;
+
+	mark->largest = mark->closed = mark->removed = mark->shown = DT_NOBEGIN;
+	SPI_connect();
+	ib_spi("SELECT largest, closed, removed, watermark, rows_late, rows_ahead"
+		   " FROM incbatch.path_watermark WHERE path OPERATOR(pg_catalog.=) $1",
+		   SPI_OK_SELECT, 1, types, values, NULL);
+	if (SPI_processed == 1)
+	{
+		HeapTuple	tuple = SPI_tuptable->vals[0];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+
+		mark->largest = DatumGetTimestamp(SPI_getbinval(tuple, desc, 1, &isnull));
+		mark->closed = DatumGetTimestamp(SPI_getbinval(tuple, desc, 2, &isnull));
+		mark->removed = DatumGetTimestamp(SPI_getbinval(tuple, desc, 3, &isnull));
+		mark->shown = DatumGetTimestampTz(SPI_getbinval(tuple, desc, 4, &isnull));
+		mark->rows_late = DatumGetInt64(SPI_getbinval(tuple, desc, 5, &isnull));
+		mark->rows_ahead = DatumGetInt64(SPI_getbinval(tuple, desc, 6, &isnull));
+	}
+	SPI_finish();
+}
+
+/*
+ * Before a run acts as the owner: what was stored.  A backfill starts the
+ * watermark anew.
+ */
+void
+ib_late_begin(IbPath *path, bool anew, LateRun *run)
+{
+	memset(run, 0, sizeof(*run));
+	run->anew = anew;
+	run->trim = DT_NOBEGIN;
+	if (anew)
+		run->mark.largest = run->mark.closed = run->mark.removed = run->mark.shown = DT_NOBEGIN;
+	else
+		read_watermark(path->row->path, &run->mark);
+}
+
+/* Offer the watermark to the statements of a run, as the owner. */
+void
+ib_late_offer(IbPath *path, LateRun *run)
+{
+	static const char *const names[] = {CLOSED, LEFT_OUT, AHEAD};
+	Oid			type = path->statements->late->type;
+	Timestamp	times[3];
+
+	times[0] = run->mark.closed;
+	times[1] = path->row->late_policy == LATE_APPLY ? run->mark.removed : run->mark.closed;
+	times[2] = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+										   (int64) ib_event_time_ahead * 1000);
+	if (type != TIMESTAMPTZOID)
+		times[2] = DatumGetTimestamp(DirectFunctionCall1(timestamptz_timestamp,
+														 TimestampTzGetDatum(times[2])));
+	ib_watermark_offer_times(WATERMARK_RELATION, type, names, times, lengthof(times));
+}
+
+/* Take in a survey's first two columns; returns the third, if there is one. */
+static int64
+take_survey(LateRun *run)
+{
+	HeapTuple	tuple = SPI_tuptable->vals[0];
+	TupleDesc	desc = SPI_tuptable->tupdesc;
+	bool		isnull;
+	Datum		largest = SPI_getbinval(tuple, desc, 1, &isnull);
+
+	if (!isnull)
+		run->mark.largest = Max(run->mark.largest, DatumGetTimestamp(largest));
+	run->rows_ahead = DatumGetInt64(SPI_getbinval(tuple, desc, 2, &isnull));
+	return desc->natts < 3 ? 0 : DatumGetInt64(SPI_getbinval(tuple, desc, 3, &isnull));
+}
+
+/* The result of a statement, to be read when the run no longer is the owner. */
+static Tuplestorestate *
+run_for_later(const char *sql, int64 *rows)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
+
+	MemoryContextSwitchTo(old);
+	*rows = ib_run_statement(sql, SPI_OK_SELECT, store);
+	return store;
+}
+
+/* Late changes are kept out of the windows that a statement selects. */
+static void
+find_windows(LateRun *run, const char *sql)
+{
+	int64		n;
+	Tuplestorestate *windows = run_for_later(sql, &n);
+	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+
+	run->windows = lappend(run->windows, windows);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Look at the event times of the batch, and take out its late changes.  True:
+ * there are some that the transform must leave out.
+ */
+bool
+ib_late_survey(IbPath *path, LateRun *run)
+{
+	LateStatements *late = path->statements->late;
+
+	(void) ib_run_statement(late->survey, SPI_OK_SELECT, NULL);
+	if (take_survey(run) == 0)
+		return false;
+	run->used = run->mark.shown;
+	run->rows = run_for_later(late->rows, &run->rows_late);
+	if (run->rows_late == 0)
+		return false;
+	if (path->row->late_policy != LATE_APPLY)
+		find_windows(run, late->windows);
+	return true;
+}
+
+/* Before a backfill's first row: the event times of the source. */
+void
+ib_late_survey_source(IbPath *path, LateRun *run)
+{
+	(void) ib_run_statement(path->statements->late->survey_source, SPI_OK_SELECT, NULL);
+	(void) take_survey(run);
+}
+
+/*
+ * A TRUNCATE of the source is the deletion of all its rows: closed windows
+ * stay, unless late changes are applied.
+ */
+void
+ib_late_truncate(IbPath *path, LateRun *run)
+{
+	ib_run_statement(path->statements->late->truncate, SPI_OK_DELETE, NULL);
+	if (path->row->late_policy != LATE_APPLY)
+		find_windows(run, path->statements->late->kept_windows);
+}
+
+/* Remove the windows that retention no longer keeps, and remember how far. */
+static void
+retain(IbPath *path, LateRun *run)
+{
+	static const char *const names[] = {REMOVED, REMOVED_BEFORE};
+	LateStatements *late = path->statements->late;
+	Timestamp	times[2];
+	bool		isnull;
+	Datum		oldest;
+
+	times[1] = run->mark.removed;
+	times[0] = DatumGetTimestamp(DirectFunctionCall2(timestamp_mi_interval,
+													 TimestampGetDatum(run->mark.closed),
+													 IntervalPGetDatum(&path->row->retention)));
+	if (times[0] <= times[1])
+		return;
+	ib_watermark_offer_times(REMOVAL_RELATION, late->type, names, times, lengthof(times));
+	ib_run_statement(late->retain, SPI_OK_DELETE, NULL);
+	ib_run_statement(late->retained, SPI_OK_SELECT, NULL);
+	oldest = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	if (!isnull)
+		run->trim = DatumGetTimestamp(oldest);
+	run->mark.removed = times[0];
+}
+
+/* After the merge: the watermark that this batch leaves behind. */
+void
+ib_late_advance(IbPath *path, LateRun *run)
+{
+	Watermark  *mark = &run->mark;
+	Timestamp	closed;
+
+	mark->rows_late += run->rows_late;
+	mark->rows_ahead += run->rows_ahead;
+	if (!TIMESTAMP_NOT_FINITE(mark->largest) &&
+		!pg_sub_s64_overflow(mark->largest, path->row->lateness_usecs, &closed) &&
+		IS_VALID_TIMESTAMP(closed))
+		mark->closed = Max(mark->closed, closed);
+	if (TIMESTAMP_NOT_FINITE(mark->closed))
+		return;
+	mark->shown = path->statements->late->type == TIMESTAMPTZOID ? mark->closed :
+		DatumGetTimestampTz(DirectFunctionCall1(timestamp_timestamptz,
+												TimestampGetDatum(mark->closed)));
+	if (path->row->retains)
+		retain(path, run);
+}
+
+static void
+store_watermark(int32 path, const Watermark *mark)
+{
+	Oid			types[] = {INT4OID, TIMESTAMPOID, TIMESTAMPOID, TIMESTAMPOID,
+	TIMESTAMPTZOID, INT8OID, INT8OID};
+	Datum		values[] = {
+		Int32GetDatum(path),
+		TimestampGetDatum(mark->largest),
+		TimestampGetDatum(mark->closed),
+		TimestampGetDatum(mark->removed),
+		TimestampTzGetDatum(mark->shown),
+		Int64GetDatum(mark->rows_late),
+		Int64GetDatum(mark->rows_ahead),
+	};
+
+	ib_spi("INSERT INTO incbatch.path_watermark (path, largest, closed, removed, watermark, rows_late, rows_ahead)"
+		   " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (path) DO UPDATE"
+		   " SET largest = $2, closed = $3, removed = $4, watermark = $5, rows_late = $6, rows_ahead = $7",
+		   SPI_OK_INSERT, lengthof(types), types, values, NULL);
+}
+
+/* The transaction that a change of the batch belongs to. */
+static const BatchTransaction *
+transaction_of(const Batch *batch, int64 number, int *transaction, int64 *last)
+{
+	while (number > *last)
+		*last += batch->transactions[++(*transaction)].rows;
+	return &batch->transactions[*transaction];
+}
+
+/* Late changes, each with the commit that made it, in the order of the batch. */
+static Tuplestorestate *
+with_commits(const Batch *batch, Tuplestorestate *rows, TupleDesc desc)
+{
+	TupleDesc	late_desc = CreateTemplateTupleDesc(4);
+	Tuplestorestate *result = tuplestore_begin_heap(false, false, work_mem);
+	TupleTableSlot *slot;
+	int			transaction = -1;
+	int64		last = 0;
+
+	TupleDescInitEntry(late_desc, 1, "number", INT8OID, -1, 0);
+	TupleDescInitEntry(late_desc, 2, "event_time", TIMESTAMPTZOID, -1, 0);
+	TupleDescInitEntry(late_desc, 3, "change", TEXTOID, -1, 0);
+	TupleDescInitEntry(late_desc, 4, "row", JSONBOID, -1, 0);
+	slot = MakeSingleTupleTableSlot(late_desc, &TTSOpsMinimalTuple);
+	while (tuplestore_gettupleslot(rows, true, false, slot))
+	{
+		const BatchTransaction *commit;
+		Datum		values[5];
+		bool		nulls[5] = {false};
+
+		CHECK_FOR_INTERRUPTS();
+		slot_getallattrs(slot);
+		commit = transaction_of(batch, DatumGetInt64(slot->tts_values[0]), &transaction, &last);
+		for (int i = 0; i < 3; i++)
+		{
+			values[i] = slot->tts_values[i + 1];
+			nulls[i] = slot->tts_isnull[i + 1];
+		}
+		values[3] = LSNGetDatum(commit->commit_lsn);
+		values[4] = TimestampTzGetDatum(commit->commit_time);
+		tuplestore_putvalues(result, desc, values, nulls);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	return result;
+}
+
+/* Keep the late changes of a batch. */
+static void
+divert(IbPath *path, LateRun *run)
+{
+	TupleDesc	desc = CreateTemplateTupleDesc(5);
+	Oid			types[] = {INT4OID, TIMESTAMPTZOID};
+	Datum		values[] = {
+		Int32GetDatum(path->row->path),
+		TimestampTzGetDatum(run->used),
+	};
+	Tuplestorestate *rows;
+
+	TupleDescInitEntry(desc, 1, "event_time", TIMESTAMPTZOID, -1, 0);
+	TupleDescInitEntry(desc, 2, "change", TEXTOID, -1, 0);
+	TupleDescInitEntry(desc, 3, "row", JSONBOID, -1, 0);
+	TupleDescInitEntry(desc, 4, "commit_lsn", LSNOID, -1, 0);
+	TupleDescInitEntry(desc, 5, "commit_time", TIMESTAMPTZOID, -1, 0);
+	rows = with_commits(path->batch, run->rows, desc);
+	ib_offer_relation(LATE_ROWS_RELATION, InvalidOid, desc, rows, run->rows_late);
+	ib_spi("INSERT INTO incbatch.late_row (path, event_time, watermark, change, \"row\", commit_lsn, commit_time)"
+		   " SELECT $1, event_time, $2, change, \"row\", commit_lsn, commit_time FROM " LATE_ROWS_RELATION,
+		   SPI_OK_INSERT, lengthof(types), types, values, NULL);
+	tuplestore_end(rows);
+}
+
+/* Note windows that late changes were kept out of. */
+static void
+note_windows(IbPath *path, Tuplestorestate *windows)
+{
+	TupleDesc	desc = CreateTemplateTupleDesc(1);
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(path->row->path)};
+
+	TupleDescInitEntry(desc, 1, "window_start", TIMESTAMPOID, -1, 0);
+	ib_offer_relation(LATE_WINDOWS_RELATION, InvalidOid, desc, windows, 100);
+	ib_spi("INSERT INTO incbatch.late_window (path, window_start)"
+		   " SELECT $1, window_start FROM " LATE_WINDOWS_RELATION " ON CONFLICT DO NOTHING",
+		   SPI_OK_INSERT, lengthof(types), types, values, NULL);
+	SPI_unregister_relation(LATE_WINDOWS_RELATION);
+}
+
+/* Forget late windows: all in a backfill, else those that are removed. */
+static void
+forget_windows(IbPath *path, LateRun *run)
+{
+	Oid			types[] = {INT4OID, TIMESTAMPOID};
+	Datum		values[] = {
+		Int32GetDatum(path->row->path),
+		TimestampGetDatum(run->anew ? DT_NOEND : run->trim),
+	};
+
+	ib_spi("DELETE FROM incbatch.late_window WHERE path OPERATOR(pg_catalog.=) $1"
+		   " AND (window_start OPERATOR(pg_catalog.<) $2 OR $2 OPERATOR(pg_catalog.=) 'infinity')",
+		   SPI_OK_DELETE, lengthof(types), types, values, NULL);
+	if (run->anew)
+		ib_spi("DELETE FROM incbatch.late_row WHERE path OPERATOR(pg_catalog.=) $1",
+			   SPI_OK_DELETE, 1, types, values, NULL);
+}
+
+/* When the run no longer acts as the owner: write what it found. */
+void
+ib_late_store(IbPath *path, LateRun *run)
+{
+	ListCell   *lc;
+
+	SPI_connect();
+	store_watermark(path->row->path, &run->mark);
+	if (run->anew || run->trim != DT_NOBEGIN)
+		forget_windows(path, run);
+	foreach(lc, run->windows)
+	{
+		note_windows(path, lfirst(lc));
+		tuplestore_end(lfirst(lc));
+	}
+	if (run->rows != NULL && run->rows_late > 0 && path->row->late_policy == LATE_DIVERT)
+		divert(path, run);
+	SPI_finish();
+	if (run->rows != NULL)
+		tuplestore_end(run->rows);
+}
+
+/* ----------------------------------------------------------------
+ *		The SQL function
+ * ----------------------------------------------------------------
+ */
+
+/* incbatch.watermark: that of the pipeline's freshest path. */
+Datum
+ib_watermark(PG_FUNCTION_ARGS)
+{
+	Oid			relation;
+	Oid			types[] = {INT4OID};
+	Datum		values[1];
+	Datum		result = (Datum) 0;
+	bool		isnull = true;
+	Oid			save_userid;
+	int			save_context;
+
+	values[0] = Int32GetDatum(ib_catalog_find_pipeline(PG_GETARG_TEXT_PP(0), &relation, false));
+	ib_catalog_become_owner(&save_userid, &save_context);
+	SPI_connect();
+	ib_spi("SELECT NULLIF(pg_catalog.max(w.watermark), '-infinity') FROM incbatch.path_watermark w"
+		   " JOIN incbatch.path a ON a.id OPERATOR(pg_catalog.=) w.path"
+		   " WHERE a.pipeline OPERATOR(pg_catalog.=) $1",
+		   SPI_OK_SELECT, 1, types, values, NULL);
+	result = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	SPI_finish();
+	SetUserIdAndSecContext(save_userid, save_context);
+	if (isnull)
+		PG_RETURN_NULL();
+	PG_RETURN_DATUM(result);
+}
