@@ -105,6 +105,13 @@ SELECT incbatch.create_pipeline('total', 'SELECT count(*), count(v) AS known, su
 SELECT incbatch.create_pipeline('total_where', 'SELECT sum(v) FILTER (WHERE k = 1) AS one, coalesce(max(v), -1) FROM src WHERE k < 3 HAVING count(*) > 12');
 SELECT incbatch.create_pipeline('constant', 'SELECT 1 AS one FROM src HAVING count(*) > 0');
 SELECT incbatch.create_pipeline('top', 'SELECT k, sum(v) FROM src GROUP BY k HAVING sum(v) > 0 ORDER BY sum(v) DESC FETCH FIRST 2 ROWS WITH TIES');
+-- Window functions over the groups
+SELECT incbatch.create_pipeline('ranked', $$
+	SELECT k, k % 2 AS odd, sum(v), rank() OVER (ORDER BY sum(v) DESC NULLS LAST), sum(sum(v)) OVER w AS running, max(count(*)) OVER (PARTITION BY k % 2) AS most,
+		lag(max(v)) OVER (ORDER BY k) AS before, row_number() OVER (PARTITION BY k % 2 ORDER BY k DESC) AS n, 100 * count(*) / sum(count(*)) OVER () AS percent
+	FROM src GROUP BY k HAVING count(*) > 1 WINDOW w AS (ORDER BY k) ORDER BY rank() OVER (ORDER BY sum(v) DESC NULLS LAST), k
+$$);
+SELECT incbatch.create_pipeline('ranked_sets', 'SELECT k, id % 2 AS odd, count(*), dense_rank() OVER (PARTITION BY grouping(k) ORDER BY count(*)) FROM src GROUP BY CUBE (k, 2)');
 SELECT incbatch.create_pipeline('ordered', 'SELECT k, count(*) FROM src GROUP BY k ORDER BY k % 3 DESC NULLS FIRST, max(id)');
 
 CREATE PROCEDURE all_exact(INOUT pipelines int DEFAULT 0, INOUT inexact text DEFAULT '')
@@ -129,6 +136,7 @@ TABLE total;
 TABLE total_where;
 TABLE top;
 TABLE ordered;
+TABLE ranked;
 
 CALL fill(100, 140);
 CALL all_exact();
