@@ -65,6 +65,13 @@ CREATE INDEX orders_c ON orders ((cents % 100));
 SELECT pipeline, e.detail FROM incbatch.pipelines p, incbatch.explain_pipeline(p.pipeline) e
 WHERE pipeline IN ('regions', 'days', 'doubled') AND transform LIKE 'group by%' ORDER BY pipeline;
 
+-- windows that close
+SELECT incbatch.create_pipeline('closing', $$
+	SELECT incbatch.tumble(ts, '15 minutes') AS quarter, w.window_start, count(*) FROM orders, incbatch.hop(ts, '2 hours', '1 hour') w GROUP BY 1, 2
+$$, lateness => '1 hour');
+CALL incbatch.refresh_pipeline('closing');
+SELECT transform, "window", watermark, detail FROM incbatch.explain_pipeline('closing');
+
 -- ---------------------------------------------------------------------
 -- The indexes are used: by a window's times, by an expression, by a key.
 -- ---------------------------------------------------------------------
@@ -98,7 +105,7 @@ END $$;
 CALL incbatch.refresh_pipeline('doubled');
 CALL incbatch.refresh_pipeline('keys');
 CALL incbatch.refresh_pipeline('largest');
-SELECT incbatch.pause_pipeline(p) FROM unnest('{hourly,regions,categories,doubled,keys,largest}'::text[]) p;
+SELECT incbatch.pause_pipeline(p) FROM unnest('{hourly,regions,categories,closing,doubled,keys,largest}'::text[]) p;
 CALL uses_index('days', 'UPDATE orders SET product_id = product_id % 10 + 1 WHERE id = 1000', 'orders_day');
 SELECT incbatch.pause_pipeline('days'), incbatch.resume_pipeline('doubled');
 CALL uses_index('doubled', 'UPDATE orders SET product_id = product_id % 10 + 1 WHERE id = 1000', 'orders_c');
@@ -107,7 +114,7 @@ CALL uses_index('keys', 'UPDATE many SET v = v + 1 WHERE id = 1000', 'many_k');
 CALL uses_index('keys', 'UPDATE many SET v = v + 1 WHERE id = 0', 'many_k');
 SELECT incbatch.pause_pipeline('keys'), incbatch.resume_pipeline('largest');
 CALL uses_index('largest', 'UPDATE many SET v = 5000 - v WHERE id = 2009', 'many_k');
-SELECT incbatch.resume_pipeline(p) FROM unnest('{hourly,regions,categories,doubled,keys,days}'::text[]) p;
+SELECT incbatch.resume_pipeline(p) FROM unnest('{hourly,regions,categories,closing,doubled,keys,days}'::text[]) p;
 CALL exact('hourly');
 CALL exact('regions');
 CALL exact('days');

@@ -43,7 +43,8 @@ CREATE TABLE incbatch.frontier (
     snapshot    pg_snapshot NOT NULL,
     aligned     boolean NOT NULL,
     as_of       timestamptz NOT NULL,
-    partitions  bigint[]
+    partitions  bigint[],
+    meaning     bigint NOT NULL
 ) WITH (fillfactor = 50);
 
 CREATE TABLE incbatch.path_watermark (
@@ -137,6 +138,7 @@ COMMENT ON COLUMN incbatch.frontier.decoded_lsn IS 'Up to here, every commit tha
 COMMENT ON COLUMN incbatch.frontier.snapshot IS 'The snapshot of the last run.';
 COMMENT ON COLUMN incbatch.frontier.aligned IS 'Whether the aggregate equals the query under the snapshot.';
 COMMENT ON COLUMN incbatch.frontier.as_of IS 'Everything committed before this instant is included.';
+COMMENT ON COLUMN incbatch.frontier.meaning IS 'A hash of the functions that the query calls, and of the labels of enums that it turns into text.';
 COMMENT ON COLUMN incbatch.frontier.partitions IS 'Of a partitioned source: its partitions as the snapshot sees them, each an OID and the transaction that made it a partition, in one number.';
 
 COMMENT ON TABLE incbatch.path_watermark IS 'What each path whose windows close has seen of event time. Written in the same transaction as the state table. Times are as the event time column has them, those with time zone in UTC; -infinity: none yet.';

@@ -269,8 +269,84 @@ CREATE STATISTICS t_stats ON k, v FROM t;
 ALTER TABLE t OWNER TO CURRENT_USER;
 CALL settle('p', 'few', 'added', 'generated');
 
+-- What the query calls, and what it calls values
+CREATE TYPE mood AS ENUM ('sad', 'glad');
+CREATE TABLE moods (id int, m mood, v int);
+ALTER TABLE moods REPLICA IDENTITY FULL;
+INSERT INTO moods SELECT i, (ARRAY['sad', 'glad']::mood[])[i % 3], i FROM generate_series(1, 9) i;
+CREATE FUNCTION grade(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 % 2';
+CREATE FUNCTION add_grade(int, int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN $1 + $2; END';
+CREATE AGGREGATE total(int) (SFUNC = add_grade, STYPE = int, INITCOND = '0');
+CREATE FUNCTION near(int, int) RETURNS boolean LANGUAGE sql IMMUTABLE RETURN abs($1 - $2) < 3;
+CREATE OPERATOR <~> (LEFTARG = int, RIGHTARG = int, FUNCTION = near);
+SELECT incbatch.create_pipeline('graded', 'SELECT grade(v) AS g, count(*), sum(v) FROM moods GROUP BY 1');
+SELECT incbatch.create_pipeline('nearby', 'SELECT m, count(*), sum(v) FROM moods WHERE v <~> 5 GROUP BY 1');
+SELECT incbatch.create_pipeline('labels', 'SELECT m::text AS label, count(*), total(v) FROM moods GROUP BY 1');
+CALL settle('graded', 'nearby', 'labels');
+ALTER FUNCTION grade(int) RENAME TO graded_by;
+ALTER FUNCTION graded_by(int) COST 5;
+CREATE OR REPLACE FUNCTION graded_by(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 % 2';
+INSERT INTO moods VALUES (10, 'sad', 6);
+CALL settle('graded', 'nearby', 'labels');
+CREATE OR REPLACE FUNCTION graded_by(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 % 3';
+CALL settle('graded', 'nearby', 'labels');
+BEGIN;
+INSERT INTO moods VALUES (11, 'glad', 7);
+CREATE OR REPLACE FUNCTION near(int, int) RETURNS boolean LANGUAGE sql IMMUTABLE RETURN abs($1 - $2) < 5;
+ROLLBACK;
+DELETE FROM moods WHERE id = 10;
+CALL settle('graded', 'nearby', 'labels');
+-- while nobody looks
+SELECT incbatch.pause_pipeline('nearby');
+CREATE OR REPLACE FUNCTION near(int, int) RETURNS boolean LANGUAGE sql IMMUTABLE RETURN abs($1 - $2) < 5;
+SELECT incbatch.resume_pipeline('nearby');
+CALL settle('graded', 'nearby', 'labels');
+ALTER TYPE mood ADD VALUE 'mad' BEFORE 'glad';
+INSERT INTO moods VALUES (12, 'mad', 8);
+CALL settle('graded', 'nearby', 'labels');
+ALTER TYPE mood RENAME VALUE 'glad' TO 'happy';
+CALL settle('graded', 'nearby', 'labels');
+CREATE OR REPLACE FUNCTION add_grade(int, int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN $1 + 2 * $2; END';
+CALL settle('graded', 'nearby', 'labels');
+
+-- Policies that hide rows from the pipeline's owner
+CREATE ROLE regress_incbatch_reader;
+GRANT USAGE, CREATE ON SCHEMA schema_change TO regress_incbatch_reader;
+GRANT SELECT ON moods TO regress_incbatch_reader;
+SET ROLE regress_incbatch_reader;
+SELECT incbatch.create_pipeline('read', 'SELECT v % 2 AS odd, count(*) FROM moods GROUP BY 1');
+RESET ROLE;
+CALL exact('read');
+ALTER TABLE moods ENABLE ROW LEVEL SECURITY;
+INSERT INTO moods VALUES (13, 'sad', 9);
+CALL incbatch.refresh_pipeline('read');
+CALL settle('graded');
+ALTER TABLE moods DISABLE ROW LEVEL SECURITY;
+SELECT incbatch.resume_pipeline('read');
+CALL exact('read');
+
+-- A pipeline made while a large transaction is open, for which the WAL is read
+-- again: from before the source had its shape, and its old rows were told
+CREATE TABLE shapes (k int, v int);
+INSERT INTO shapes VALUES (1, 1), (2, 2);
+DELETE FROM shapes WHERE k = 2;
+ALTER TABLE shapes REPLICA IDENTITY FULL, ADD COLUMN added int DEFAULT 5;
+BEGIN;
+INSERT INTO shapes SELECT i % 3, i FROM generate_series(1, 5000) i;
+PREPARE TRANSACTION 'large';
+CALL incbatch.refresh_pipeline('p');
+SELECT incbatch.create_pipeline('late', 'SELECT k, added, count(*), sum(v) FROM shapes GROUP BY 1, 2');
+CALL exact('late');
+COMMIT PREPARED 'large';
+UPDATE shapes SET added = 6 WHERE v % 5 = 0;
+CALL exact('late');
+
 SET client_min_messages = warning;
+DROP OWNED BY regress_incbatch_reader;
+DROP ROLE regress_incbatch_reader;
+DROP TABLE moods CASCADE;
 DROP TABLE t CASCADE;
 DROP TABLE keyed CASCADE;
+DROP TABLE shapes CASCADE;
 SELECT pipeline FROM incbatch.pipelines;
 DROP SCHEMA schema_change, schema_change_other CASCADE;

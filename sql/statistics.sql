@@ -28,7 +28,7 @@ SELECT incbatch.create_pipeline('regressions', $$
 	SELECT k, corr(f8, i4) AS c, covar_pop(f8, i4) AS cp, covar_samp(f8, i4) AS cs, regr_slope(f8, i4) AS slope,
 	       regr_intercept(f8, i4) AS intercept, regr_count(f8, i4) AS n, regr_r2(f8, i4) AS r2, regr_avgx(f8, i4) AS ax,
 	       regr_avgy(f8, i4) AS ay, regr_sxx(f8, i4) AS sxx, regr_syy(f8, i4) AS syy, regr_sxy(f8, i4) AS sxy,
-	       stddev(f8) AS sf, var_pop(f8) AS vf, sum(f8) AS sum
+	       stddev(f8) AS sf, var_pop(f8) AS vf, sum(f8) AS sum, regr_sxy(f8, f8) AS same
 	FROM readings GROUP BY k
 $$);
 SELECT pipeline, strategy FROM incbatch.pipelines ORDER BY 1;

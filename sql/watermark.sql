@@ -80,9 +80,13 @@ SELECT watermark, staleness IS NOT NULL AS lag FROM incbatch.lag WHERE pipeline 
 SELECT watermark FROM incbatch.lag WHERE pipeline = 'open';
 
 -- Lateness for a pipeline that had none; the policy; and back to apply
+INSERT INTO events VALUES (19, NULL, '2024-01-03', NULL, 1, 19);
 CALL exact('open');
 SELECT incbatch.alter_pipeline('open', lateness => '0', late_policy => 'drop');
+-- deletes do not tell the time
+DELETE FROM events WHERE id = 19;
 CALL exact('open');
+SELECT incbatch.watermark('open') IS NULL AS "null";
 INSERT INTO events VALUES (20, NULL, '2024-01-02 00:00Z', NULL, 1, 20);
 CALL exact('open');
 INSERT INTO events VALUES (21, NULL, '2024-01-01 23:59Z', NULL, 1, 21);

@@ -515,8 +515,21 @@ typedef struct TextColumns
 static Node *
 named_column(TextColumns *columns, char *name, Oid type, int32 typmod, Oid collation)
 {
-	columns->names = lappend(columns->names, makeString(name));
-	return (Node *) makeVar(1, list_length(columns->names), type, typmod, collation, 0);
+	int			number = 0;
+	ListCell   *lc;
+
+	/* once each, or the deparser would give the second one another name */
+	foreach(lc, columns->names)
+	{
+		if (strcmp(strVal(lfirst(lc)), name) == 0)
+			number = foreach_current_index(lc) + 1;
+	}
+	if (number == 0)
+	{
+		columns->names = lappend(columns->names, makeString(name));
+		number = list_length(columns->names);
+	}
+	return (Node *) makeVar(1, number, type, typmod, collation, 0);
 }
 
 /* In a direct argument: the keys, which are all the columns it can read */

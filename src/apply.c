@@ -22,6 +22,7 @@
 
 #include <sys/resource.h>
 
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
@@ -143,13 +144,24 @@ ib_apply_settings(List *settings)
 								 true, 0, false);
 }
 
+static Oid
+owner_of(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
 void
 ib_enter_owner(IbPath *path, OwnerScope *scope)
 {
-	Relation	rel = table_open(path->row->state_table, NoLock);
-	Oid			owner = rel->rd_rel->relowner;
+	Oid			owner = owner_of(path->row->state_table);
 
-	table_close(rel, NoLock);
 	GetUserIdAndSecContext(&scope->save_userid, &scope->save_context);
 	SetUserIdAndSecContext(owner, scope->save_context | SECURITY_RESTRICTED_OPERATION);
 	scope->guc_level = NewGUCNestLevel();
@@ -216,6 +228,23 @@ ib_path_forget_statements(IbPath *path)
 	path->statements = NULL;
 }
 
+/*
+ * What a new batch passes over: what the path includes; before a backfill, all
+ * that was decoded before.  Should it be decoded again, the source may have
+ * had another shape then.
+ */
+static Frontier
+collects_from(const PathRow *row)
+{
+	Frontier	frontier = {0};
+
+	if (row->state == PATH_RUNNING)
+		return row->frontier;
+	if (ib_decode_is_open())
+		frontier.lsn = frontier.decoded_lsn = ib_decode_position();
+	return frontier;
+}
+
 /* Make the statements from the query, in a transaction. */
 static void
 make_statements(IbPath *path)
@@ -223,24 +252,29 @@ make_statements(IbPath *path)
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "incbatch statements",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	PipelineQuery *pq = ib_query_analyze(ib_query_of_view(path->row->definition));
 	PathStatements *statements = palloc0(sizeof(PathStatements));
-	char	   *state_table = ib_query_relation_name(path->row->state_table);
+	PipelineQuery *pq;
+	char	   *state_table;
 	int			columns;
 
+	/* what changes from here on makes them stale */
+	path->statements = statements;
+	statements->context = context;
+	pq = ib_query_analyze(ib_query_of_view(path->row->definition));
+	state_table = ib_query_relation_name(path->row->state_table);
+	ib_source_check_reader(path->row->source, owner_of(path->row->state_table));
 	if (path->batch == NULL)
 	{
 		Relation	source = table_open(path->row->source, AccessShareLock);
-		Frontier	none = {0};
+		Frontier	frontier = collects_from(path->row);
 
 		path->batch = ib_batch_create(source, pq->needed, path->row->append_only,
-									  path->row->has_frontier ? &path->row->frontier : &none);
+									  &frontier);
 		table_close(source, NoLock);
 	}
 	columns = path->batch->desc->natts;
 	ib_batch_rename_columns(path->batch);
 
-	statements->context = context;
 	statements->query = pq;
 	statements->state_table = state_table;
 	statements->nkeys = list_length(pq->keys);
@@ -255,11 +289,14 @@ make_statements(IbPath *path)
 	statements->initial = ib_delta_initial(pq);
 	if (path->row->closes)
 		statements->late = ib_watermark_statements(path, pq, state_table, columns);
+	statements->meaning = ib_query_meaning(pq->query, 0);
 	statements->source_relations = ib_source_relations(path->row->source);
 	statements->relations = list_make2_oid(path->row->definition,
 										   path->row->state_table);
 	statements->relations = list_concat(statements->relations, pq->relations);
-	path->statements = statements;
+	if (path->row->state == PATH_RUNNING && path->batch->frontier.meaning != 0 &&
+		path->batch->frontier.meaning != ib_query_meaning(pq->query, path->batch->frontier.meaning))
+		ib_batch_lose(path->batch, "a function that the query calls was replaced, or a label of an enum renamed");
 	MemoryContextSwitchTo(old);
 }
 
@@ -725,6 +762,7 @@ ib_find_frontier(IbPath *path, const Batch *held, Frontier *frontier)
 	Batch	   *batch = path->batch;
 	TimestampTz before = pg_atomic_read_u64(&path->shared->as_of);
 
+	frontier->meaning = path->statements->meaning;
 	frontier->decoded_lsn = ib_decode_position();
 	frontier->lsn = held->ntransactions > 0 ?
 		held->transactions[0].commit_lsn : frontier->decoded_lsn;

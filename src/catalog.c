@@ -146,6 +146,7 @@ read_frontier(HeapTuple tuple, int first, Frontier *frontier)
 	frontier->snapshot = datumCopy(column(tuple, first + 2, NULL), false, -1);
 	frontier->aligned = DatumGetBool(column(tuple, first + 3, NULL));
 	frontier->as_of = DatumGetTimestampTz(column(tuple, first + 4, NULL));
+	frontier->meaning = DatumGetInt64(column(tuple, first + 6, NULL));
 	frontier->partitions = column(tuple, first + 5, &isnull);
 	frontier->partitions = isnull ? (Datum) 0 :
 		PointerGetDatum(DatumGetArrayTypePCopy(frontier->partitions));
@@ -182,7 +183,7 @@ ib_catalog_paths(void)
 		   " p.source::pg_catalog.oid, a.relation::pg_catalog.oid,"
 		   " (extract(epoch FROM a.trigger_interval) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8,"
 		   " p.append_only, p.initialize, p.paused, a.state, p.settings,"
-		   " f.lsn, f.decoded_lsn, f.snapshot, f.aligned, f.as_of, f.partitions,"
+		   " f.lsn, f.decoded_lsn, f.snapshot, f.aligned, f.as_of, f.partitions, f.meaning,"
 		   " p.event_time, (extract(epoch FROM p.lateness) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8,"
 		   " p.late_policy, p.retention"
 		   " FROM incbatch.path a JOIN incbatch.pipeline p ON p.id OPERATOR(pg_catalog.=) a.pipeline"
@@ -213,7 +214,7 @@ ib_catalog_paths(void)
 		row->has_frontier = !isnull;
 		if (row->has_frontier)
 			read_frontier(tuple, 13, &row->frontier);
-		read_lateness(tuple, 19, row);
+		read_lateness(tuple, 20, row);
 		result = lappend(result, row);
 		MemoryContextSwitchTo(spi);
 	}
@@ -280,9 +281,9 @@ void
 ib_catalog_store_frontier(int32 path, const Frontier *frontier, bool new_partitions)
 {
 	Oid			types[] = {INT4OID, LSNOID, LSNOID, PG_SNAPSHOTOID, BOOLOID,
-	TIMESTAMPTZOID, INT8ARRAYOID};
-	Datum		values[7];
-	char		nulls[] = "       ";
+	TIMESTAMPTZOID, INT8ARRAYOID, INT8OID};
+	Datum		values[8];
+	char		nulls[] = "        ";
 
 	values[0] = Int32GetDatum(path);
 	values[1] = LSNGetDatum(frontier->lsn);
@@ -292,12 +293,13 @@ ib_catalog_store_frontier(int32 path, const Frontier *frontier, bool new_partiti
 	values[5] = TimestampTzGetDatum(frontier->as_of);
 	values[6] = frontier->partitions;
 	nulls[6] = new_partitions ? ' ' : 'n';
+	values[7] = Int64GetDatum(frontier->meaning);
 	SPI_connect();
-	ib_spi("INSERT INTO incbatch.frontier AS f (path, lsn, decoded_lsn, snapshot, aligned, as_of, partitions)"
-		   " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (path) DO UPDATE"
+	ib_spi("INSERT INTO incbatch.frontier AS f (path, lsn, decoded_lsn, snapshot, aligned, as_of, partitions, meaning)"
+		   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (path) DO UPDATE"
 		   " SET lsn = $2, decoded_lsn = $3, snapshot = $4, aligned = $5, as_of = $6,"
-		   " partitions = coalesce($7, f.partitions)",
-		   SPI_OK_INSERT, 7, types, values, nulls);
+		   " partitions = coalesce($7, f.partitions), meaning = $8",
+		   SPI_OK_INSERT, 8, types, values, nulls);
 	SPI_finish();
 }
 
@@ -311,7 +313,7 @@ ib_catalog_fetch_frontier(int32 path, Frontier *frontier)
 	bool		found;
 
 	SPI_connect();
-	ib_spi("SELECT lsn, decoded_lsn, snapshot, aligned, as_of, partitions FROM incbatch.frontier"
+	ib_spi("SELECT lsn, decoded_lsn, snapshot, aligned, as_of, partitions, meaning FROM incbatch.frontier"
 		   " WHERE path OPERATOR(pg_catalog.=) $1",
 		   SPI_OK_SELECT, 1, types, values, NULL);
 	found = SPI_processed == 1;

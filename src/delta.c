@@ -178,7 +178,8 @@ ib_delta_touched(PipelineQuery *pq, int batch_columns, const char *filter)
 {
 	return psprintf("SELECT NULL::pg_catalog.tid AS " TOUCHED_ROW ", 1::pg_catalog.int8 AS " TOUCHED_COUNT ", true AS " TOUCHED_UNKNOWN ", %s "
 					"FROM (%s) t GROUP BY %s",
-					key_values(pq), batch_rows(pq, batch_columns, filter), group_by(pq));
+					key_values(pq), batch_rows(pq, batch_columns, filter),
+					group_by(pq));
 }
 
 /* The whole aggregate from the source: backfill. */

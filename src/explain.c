@@ -383,6 +383,7 @@ explain_keys(Explanation *explain)
 {
 	PipelineQuery *pq = explain->pq;
 	const char *strategy = pq->always_recompute ? RECOMPUTE : DELTA;
+	KeyColumn  *first = NULL;
 	StringInfoData keys;
 	ListCell   *lc;
 
@@ -397,11 +398,13 @@ explain_keys(Explanation *explain)
 		if (key->time == NULL)
 			continue;
 		explain->window = key;
+		first = first ? first : key;
 		put_row(explain, psprintf("window %s", expression(explain, (Node *) key->expr)),
 				strategy, measure(explain, psprintf("pg_catalog.count(DISTINCT s.%s)", name)),
 				measure(explain, psprintf("pg_catalog.sum(pg_catalog.pg_column_size(s.%s))", name)),
 				"each change is assigned to its window");
 	}
+	explain->window = first;
 	put_row(explain, keys.len == 0 ? "one group" :
 			psprintf("group by %s%s", keys.data,
 					 pq->sets ? psprintf(" in %d sets", list_length(pq->sets)) : ""), strategy,

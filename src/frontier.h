@@ -18,6 +18,7 @@ typedef struct Frontier
 	Datum		snapshot;		/* pg_snapshot */
 	bool		aligned;		/* included is exactly what the snapshot sees */
 	TimestampTz as_of;
+	int64		meaning;		/* of the query (meaning.c), 0: not known */
 	Datum		partitions;		/* of the source, as bigint[] (partition.c), or 0 */
 } Frontier;
 

@@ -9,6 +9,7 @@
  */
 #include "incbatch.h"
 
+#include "access/xact.h"
 #include "commands/event_trigger.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -17,6 +18,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 
 #include "functions.h"
 #include "path.h"
@@ -437,6 +439,46 @@ ib_on_drop(PG_FUNCTION_ARGS)
 	PG_RETURN_NULL();
 }
 
+/* Paths that the table being rewritten feeds, and that must not go on. */
+#define PATHS_OF_REWRITTEN \
+	" FROM incbatch.pipeline p WHERE p.id OPERATOR(pg_catalog.=) a.pipeline" \
+	" AND p.source::pg_catalog.oid OPERATOR(pg_catalog.=) ANY (ARRAY(" \
+	"SELECT t.relid::pg_catalog.oid FROM" \
+	" pg_catalog.pg_partition_ancestors(pg_catalog.pg_event_trigger_table_rewrite_oid()) t" \
+	" UNION ALL SELECT pg_catalog.pg_event_trigger_table_rewrite_oid()))" \
+	" AND pg_catalog.pg_event_trigger_table_rewrite_reason() OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.<>) 0" \
+	" AND a.state OPERATOR(pg_catalog.<>) ALL ('{initializing,backfilling,needs_rebuild}')"
+
+/*
+ * A transaction with a snapshot of its own may not see a pipeline that was
+ * made, or filled, since: it must try again.
+ */
+static void
+require_all_marked(void)
+{
+	Oid			save_userid;
+	int			save_context;
+	bool		missed;
+
+	if (!IsolationUsesXactSnapshot())
+		return;
+	ib_catalog_become_owner(&save_userid, &save_context);
+	SPI_connect();
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (SPI_execute("SELECT FROM incbatch.path a WHERE EXISTS (SELECT" PATHS_OF_REWRITTEN ")",
+					true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read incbatch.path");
+	missed = SPI_processed > 0;
+	PopActiveSnapshot();
+	SPI_finish();
+	SetUserIdAndSecContext(save_userid, save_context);
+	if (missed)
+		ereport(ERROR,
+				errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				errmsg("a pipeline of this table was created since the transaction began"),
+				errhint("Try the transaction again."));
+}
+
 /*
  * Event trigger on table_rewrite: what is written to a source while it is
  * unlogged is in no WAL.  The other rewrites leave the columns that a query
@@ -454,13 +496,8 @@ ib_on_rewrite(PG_FUNCTION_ARGS)
 				   " state_since = pg_catalog.clock_timestamp(), last_error ="
 				   " pg_catalog.format('table %s was set UNLOGGED or LOGGED; run incbatch.rebuild_pipeline',"
 				   " pg_catalog.pg_event_trigger_table_rewrite_oid()::pg_catalog.regclass)"
-				   " FROM incbatch.pipeline p WHERE p.id OPERATOR(pg_catalog.=) a.pipeline"
-				   " AND p.source::pg_catalog.oid OPERATOR(pg_catalog.=) ANY (ARRAY("
-				   "SELECT t.relid::pg_catalog.oid FROM"
-				   " pg_catalog.pg_partition_ancestors(pg_catalog.pg_event_trigger_table_rewrite_oid()) t"
-				   " UNION ALL SELECT pg_catalog.pg_event_trigger_table_rewrite_oid()))"
-				   " AND pg_catalog.pg_event_trigger_table_rewrite_reason() OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.<>) 0"
-				   " AND a.state OPERATOR(pg_catalog.<>) ALL ('{initializing,backfilling}')",
+				   PATHS_OF_REWRITTEN,
 				   SPI_OK_UPDATE, 0, NULL, NULL, NULL);
+	require_all_marked();
 	PG_RETURN_NULL();
 }

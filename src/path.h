@@ -29,6 +29,7 @@ typedef struct PathStatements
 	struct LateStatements *late;	/* NULL: windows never close */
 	int			nkeys;
 	List	   *relations;		/* OIDs that the names in them stand for */
+	int64		meaning;		/* of the query (meaning.c) */
 	List	   *source_relations;	/* those that the source's rows are in */
 	bool		stale;			/* one of these changed */
 	bool		proven;			/* a run succeeded with them */

@@ -108,6 +108,7 @@ typedef struct GroupingColumn
 	GroupingFunc *func;
 	char	   *finish;			/* SQL over the state's columns */
 } GroupingColumn;
+
 /*
  * A key that is a window of time: it never falls as one column of the source,
  * the event time, rises.
@@ -116,7 +117,8 @@ typedef struct WindowKey
 {
 	KeyColumn  *key;
 	AttrNumber	column;			/* the event time */
-	Expr	   *expr;			/* the key, over the columns of base tables */
+	Expr	   *expr;			/* the key, over the source; or a column of hop, */
+	int			hop;			/* which is there in the range table, or 0 */
 	char	   *output;			/* its column in the result, or NULL */
 } WindowKey;
 
@@ -169,6 +171,9 @@ extern void ib_refuse_clause(const char *what, const char *detail,
 							 const char *hint) pg_attribute_noreturn();
 extern void ib_check_clauses(Query *query);
 extern List *ib_check_everything(PipelineQuery *pq);
+
+/* meaning.c */
+extern int64 ib_query_meaning(Query *query, int64 before);
 
 /* aggregate.c */
 extern void ib_aggregate_add(PipelineQuery *pq, Aggref *aggref);

@@ -20,6 +20,7 @@
 #include "catalog/pg_inherits.h"
 #include "lib/stringinfo.h"
 #include "nodes/bitmapset.h"
+#include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -87,6 +88,20 @@ check_part(Oid source, Oid relid)
 	table_close(rel, NoLock);
 }
 
+/* Refuse a source that hides rows from the role that the query runs as. */
+void
+ib_source_check_reader(Oid source, Oid role)
+{
+	if (check_enable_rls(source, role, true) == RLS_ENABLED)
+		ereport(ERROR,
+				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				errmsg("\"%s\" has row-level security that applies to %s",
+					   get_rel_name(source),
+					   role == GetUserId() ? "you" : quote_identifier(GetUserNameFromId(role, false))),
+				errdetail("Changes are decoded without policies, so the aggregate would count rows that the batch query does not see."),
+				errhint("Create the pipeline as the table's owner or a role with BYPASSRLS."));
+}
+
 /* Refuse what cannot be a source; "only" says that FROM has ONLY. */
 void
 ib_source_check(Oid source, bool only)
@@ -112,13 +127,7 @@ ib_source_check(Oid source, bool only)
 		refuse(ERRCODE_WRONG_OBJECT_TYPE, source,
 			   "Changes of system catalogs and of incbatch's own tables are not decoded.",
 			   "Use a table of your own.");
-	if (check_enable_rls(source, InvalidOid, true) == RLS_ENABLED)
-		ereport(ERROR,
-				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				errmsg("\"%s\" has row-level security that applies to you",
-					   RelationGetRelationName(rel)),
-				errdetail("Changes are decoded without policies, so the aggregate would count rows that you may not see."),
-				errhint("Create the pipeline as the table's owner or a role with BYPASSRLS."));
+	ib_source_check_reader(source, GetUserId());
 	table_close(rel, NoLock);
 	foreach(lc, ib_source_relations(source))
 		check_part(source, lfirst_oid(lc));

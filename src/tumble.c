@@ -433,7 +433,7 @@ ib_hop_timestamp(PG_FUNCTION_ARGS)
 	WindowSize	size;
 	WindowSize	slide;
 
-	InitMaterializedSRF(fcinfo, 0);
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	if (hop_has_nulls(fcinfo))
 		return (Datum) 0;
 	size = window_size(PG_GETARG_INTERVAL_P(1), "size");
@@ -452,7 +452,7 @@ ib_hop_timestamptz(PG_FUNCTION_ARGS)
 	WindowSize	slide;
 	TimestampTz time;
 
-	InitMaterializedSRF(fcinfo, 0);
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	if (hop_has_nulls(fcinfo))
 		return (Datum) 0;
 	size = window_size(PG_GETARG_INTERVAL_P(1), "size");
@@ -475,7 +475,7 @@ ib_hop_date(PG_FUNCTION_ARGS)
 	WindowSize	size;
 	WindowSize	slide;
 
-	InitMaterializedSRF(fcinfo, 0);
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	if (hop_has_nulls(fcinfo))
 		return (Datum) 0;
 	size = date_window_size(PG_GETARG_INTERVAL_P(1), "size");

@@ -127,10 +127,7 @@ is_coarse(FuncExpr *call)
 	return pg_strcasecmp(name, "m") != 0 && pg_strcasecmp(name, "s") != 0;
 }
 
-/*
- * Does an expression over the source (ib_query_at_source) never fall as one of
- * its columns rises?
- */
+/* Does an expression over the source never fall as one of its columns rises? */
 static bool
 rises(PipelineQuery *pq, Node *node, bool coarse, AttrNumber *column)
 {
@@ -142,10 +139,9 @@ rises(PipelineQuery *pq, Node *node, bool coarse, AttrNumber *column)
 	{
 		Var		   *var = (Var *) node;
 
-		if (!is_event_time_type(var->vartype))
-			return false;
 		*column = var->varattno;
-		return var->varno == pq->source_index && var->varlevelsup == 0;
+		return var->varno == pq->source_index && var->varlevelsup == 0 &&
+			var->varattno > 0 && is_event_time_type(var->vartype);
 	}
 	if (!IsA(node, FuncExpr))
 		return false;
@@ -193,6 +189,7 @@ add_window(PipelineQuery *pq, KeyColumn *key)
 		return;
 	window->key = key;
 	window->expr = hop ? key->expr : (Expr *) expr;
+	window->hop = hop ? ((Var *) key->expr)->varno : 0;
 	foreach(lc, pq->query->targetList)
 	{
 		TargetEntry *entry = lfirst_node(TargetEntry, lc);
@@ -225,8 +222,7 @@ ib_watermark_event_time(PipelineQuery *pq)
 	{
 		WindowKey  *window = lfirst(lc);
 
-		if (!IsA(window->expr, Var) ||
-			(window->expr == window->key->expr && hop_of(pq, (Node *) window->expr)))
+		if (!IsA(window->expr, Var) || window->hop != 0)
 			return window->column;
 	}
 	return InvalidAttrNumber;
@@ -278,15 +274,12 @@ ib_watermark_check(PipelineQuery *pq, AttrNumber event_time)
  * ----------------------------------------------------------------
  */
 
-/* What to put in the place of the source's column, and of hop's. */
-typedef struct CutContext
-{
-	PipelineQuery *pq;
-	int			hop;			/* range table index, or 0 */
-} CutContext;
-
+/*
+ * An expression of a window with the watermark, which is relation 1, in the
+ * place of the source's column; hop, if there is one, becomes relation 2.
+ */
 static Node *
-read_from_watermark(Node *node, CutContext *context)
+read_from_watermark(Node *node, WindowKey *window)
 {
 	if (node == NULL)
 		return NULL;
@@ -294,7 +287,7 @@ read_from_watermark(Node *node, CutContext *context)
 	{
 		Var		   *var = copyObject((Var *) node);
 
-		if (var->varno == context->hop)
+		if (var->varno == window->hop)
 			var->varno = 2;
 		else
 			var->varno = var->varattno = 1;
@@ -302,7 +295,7 @@ read_from_watermark(Node *node, CutContext *context)
 		var->varattnosyn = var->varattno;
 		return (Node *) var;
 	}
-	return expression_tree_mutator(node, read_from_watermark, context);
+	return expression_tree_mutator(node, read_from_watermark, window);
 }
 
 static RangeTblRef *
@@ -321,7 +314,6 @@ table_reference(int index)
 static char *
 cut(PipelineQuery *pq, WindowKey *window, const char *relation, const char *column)
 {
-	CutContext	context = {.pq = pq};
 	Query	   *query = makeNode(Query);
 	RangeTblEntry *rte = makeNode(RangeTblEntry);
 
@@ -332,20 +324,18 @@ cut(PipelineQuery *pq, WindowKey *window, const char *relation, const char *colu
 	query->commandType = CMD_SELECT;
 	query->rtable = list_make1(rte);
 	query->jointree = makeFromExpr(list_make1(table_reference(1)), NULL);
-	if (hop_of(pq, (Node *) window->expr))
+	if (window->hop != 0)
 	{
-		RangeTblEntry *hop;
+		RangeTblEntry *hop = copyObject(rt_fetch(window->hop, pq->query->rtable));
+		Node	   *functions = ib_query_at_source(pq, (Node *) hop->functions);
 
-		context.hop = ((Var *) window->expr)->varno;
-		hop = copyObject(rt_fetch(context.hop, pq->query->rtable));
-		hop->functions = (List *)
-			read_from_watermark(ib_query_at_source(pq, (Node *) hop->functions), &context);
+		hop->functions = (List *) read_from_watermark(functions, window);
 		hop->lateral = true;
 		query->rtable = lappend(query->rtable, hop);
 		query->jointree->fromlist = lappend(query->jointree->fromlist, table_reference(2));
 	}
 	query->targetList =
-		list_make1(makeTargetEntry((Expr *) read_from_watermark((Node *) window->expr, &context),
+		list_make1(makeTargetEntry((Expr *) read_from_watermark((Node *) window->expr, window),
 								   1, pstrdup("cut"), false));
 	return psprintf("(SELECT pg_catalog.min(cut) FROM (%s) c)", pg_get_querydef(query, false));
 }
@@ -435,7 +425,8 @@ batch_columns_list(PipelineQuery *pq, const char *qualifier)
 }
 
 /*
- * The late changes of a batch, with their number in it.  Rows of the query
+ * The late changes of a batch, with their number in it, among those whose event
+ * time lies before the watermark, as that of a late one must.  Rows of the query
  * know the change that they come from by the batch's last column, where the
  * number stands in for the weight.
  */
@@ -447,13 +438,14 @@ late_rows(PipelineQuery *pq, const char *event_time, const char *past,
 		psprintf("(SELECT pg_catalog.to_jsonb(r) FROM (SELECT %s) r)",
 				 batch_columns_list(pq, "b."));
 
-	return psprintf("WITH " BATCH_RELATION " AS MATERIALIZED (SELECT %s, coalesce(" BATCH_WEIGHT ", 1) AS " LATE_SIGN
-					", row_number() OVER () AS " BATCH_WEIGHT " FROM " BATCH_RELATION "),"
+	return psprintf("WITH " BATCH_RELATION " AS MATERIALIZED (SELECT * FROM (SELECT %s, coalesce(" BATCH_WEIGHT ", 1) AS " LATE_SIGN
+					", row_number() OVER () AS " BATCH_WEIGHT " FROM " BATCH_RELATION ") n"
+					" WHERE %s < (SELECT " CLOSED " FROM " WATERMARK_RELATION ")),"
 					" late AS (SELECT DISTINCT t." INPUT_WEIGHT " AS number FROM (%s) t WHERE %s)"
 					" SELECT b." BATCH_WEIGHT ", b.%s::pg_catalog.timestamptz,"
 					" CASE WHEN b." LATE_SIGN " > 0 THEN 'insert' ELSE 'delete' END, %s"
 					" FROM " BATCH_RELATION " b WHERE b." BATCH_WEIGHT " IN (SELECT number FROM late) ORDER BY 1",
-					batch_columns_list(pq, ""),
+					batch_columns_list(pq, ""), event_time,
 					ib_query_rows_text(pq, true, batch_columns), past, event_time, row);
 }
 
@@ -528,7 +520,10 @@ ib_watermark_statements(IbPath *path, PipelineQuery *pq, const char *state_table
 	past = ib_watermark_past(pq, column, "t.", false, WATERMARK_RELATION, CLOSED);
 	left_out = ib_watermark_past(pq, column, "t.", false, WATERMARK_RELATION, LEFT_OUT);
 	removed = ib_watermark_past(pq, column, "", false, REMOVAL_RELATION, REMOVED);
-	rows = psprintf("(%s)", ib_query_rows_text(pq, true, batch_columns));
+	rows = psprintf("(WITH " BATCH_RELATION " AS (SELECT %s, " BATCH_WEIGHT " FROM " BATCH_RELATION
+					" WHERE %s < (SELECT " CLOSED " FROM " WATERMARK_RELATION ")) %s)",
+					batch_columns_list(pq, ""), event_time,
+					ib_query_rows_text(pq, true, batch_columns));
 
 	late->type = get_atttype(pq->source, column);
 	late->survey = survey(late->type, event_time);

@@ -873,6 +873,7 @@ ib_worker_main(Datum arg)
 	CacheRegisterSyscacheCallback(NAMESPACEOID, note_name_change, (Datum) 0);
 	CacheRegisterSyscacheCallback(PROCOID, note_name_change, (Datum) 0);
 	CacheRegisterSyscacheCallback(TYPEOID, note_name_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(ENUMOID, note_name_change, (Datum) 0);
 	MemoryContextSwitchTo(TopMemoryContext);
 
 	do

@@ -84,7 +84,7 @@ sub weighted
 }
 
 # What the grammar has, by what the engine can do
-my %has = map { $_ => 1 } split /,/, $ENV{FUZZ_FEATURES} || '';
+my %has = map { $_ => 1 } qw(aggregates);
 
 # ---------------------------------------------------------------------------
 # Types and values
@@ -152,6 +152,7 @@ sub quoted
 	my ($value) = @_;
 
 	return 'NULL' unless defined $value;
+	return "repeat('$1', " . length($value) . ')' if length $value > 1000 && $value =~ /^(.)/;
 	$value =~ s/'/''/g;
 	return "'$value'";
 }
@@ -334,7 +335,7 @@ sub create_rest
 		q{CREATE DOMAIN fuzz.small AS int4 CHECK (VALUE < 100)},
 		q{CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false)},
 		# an aggregate of the user's own, in which the order does not matter
-		q{CREATE FUNCTION fuzz.mix_one(bigint, bigint) RETURNS bigint IMMUTABLE STRICT LANGUAGE sql AS 'SELECT $1 # ($2 * 3)'},
+		q{CREATE FUNCTION fuzz.mix_one(bigint, bigint) RETURNS bigint IMMUTABLE STRICT LANGUAGE sql AS 'SELECT $1 # $2'},
 		q{CREATE AGGREGATE fuzz.mix(bigint) (SFUNC = fuzz.mix_one, STYPE = bigint, INITCOND = '1')},
 		# nine digits of a float8
 		q{CREATE FUNCTION fuzz.rounded(float8) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT CASE WHEN abs($1) < 1e-9 THEN ''0'' ELSE to_char($1, ''9.99999999EEEE'') END'},
@@ -540,8 +541,9 @@ sub other_aggregate
 	{
 		return { %result, call => "array_agg($c ORDER BY $c, s.id)" } if $column->{like} ne 'array' && chance(0.4);
 		return { %result, form => 1, call => pick(
-			"string_agg(${c}::text, ',' ORDER BY ${c}::text)", "jsonb_agg(s.id ORDER BY s.id)",
-			"json_agg(s.id ORDER BY s.id DESC)::text", "(array_agg(s.id ORDER BY s.id DESC))[1]") };
+			"string_agg(${c}::text, ',' ORDER BY ${c}::text)", "jsonb_agg(s.id ORDER BY s.id)") } if chance(0.5);
+		return { %result, form => 1, picture => '(%s)::text', call => 'json_agg(s.id ORDER BY s.id DESC)' } if chance(0.5);
+		return { %result, form => 1, picture => '(%s)[1]', call => 'array_agg(s.id ORDER BY s.id DESC)' };
 	}
 	if ($kind eq 'own')
 	{
@@ -561,6 +563,7 @@ sub random_output
 
 	$output->{form}   = $first->{form};
 	$output->{equals} = $first->{equals};
+	$output->{picture} = $first->{picture} if $first->{picture};
 	return $output unless $first->{number} && chance(0.25);
 
 	my $wrap = weighted(coalesce => 3, case => 2, ratio => 2, plus => 2);

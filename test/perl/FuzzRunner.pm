@@ -463,8 +463,10 @@ sub shrink
 				my $candidate = dclone($best);
 				my $output = $candidate->{pipelines}[$i]{outputs}[$o];
 
-				next if $output->{picture} eq '%s' && !grep { $_->{filter} } @{ $output->{aggregates} };
-				$output->{picture} = '%s';
+				my $plain  = $output->{aggregates}[0]{picture} || '%s';
+
+				next if $output->{picture} eq $plain && !grep { $_->{filter} } @{ $output->{aggregates} };
+				$output->{picture} = $plain;
 				$_->{filter} = '' foreach @{ $output->{aggregates} };
 				$again->($candidate) if time < $until;
 			}

@@ -80,9 +80,17 @@ SELECT date_trunc('hour', o.order_timestamp) AS hour_ts, p.category, o.region,
 	'shop.extremes' => q{
 SELECT o.product_id, o.region,
        min(o.amount_cents) AS smallest, max(o.amount_cents) AS largest,
-       avg(o.amount_cents) AS average,
+       avg(o.amount_cents) AS average, stddev(o.amount_cents) AS deviation,
+       bool_or(o.amount_cents > 9000) AS huge,
        count(*) FILTER (WHERE o.amount_cents > 5000) AS large,
        count(o.amount_cents) AS priced
+  FROM shop.orders o
+ GROUP BY o.product_id, o.region},
+	# Every change evaluates its groups again.
+	'shop.spread' => q{
+SELECT o.product_id, o.region, count(DISTINCT o.amount_cents) AS amounts,
+       percentile_disc(0.5) WITHIN GROUP (ORDER BY o.amount_cents) AS median,
+       string_agg(o.amount_cents::text, ' ' ORDER BY o.amount_cents) AS list
   FROM shop.orders o
  GROUP BY o.product_id, o.region},
 	# Every third change of a group makes it vanish or come back.
@@ -97,7 +105,7 @@ SELECT branch, sum(balance) AS total, count(*) AS accounts
   FROM shop.bank
  GROUP BY branch},);
 
-# The three over shop.orders and the one over shop.bank, in a stable order.
+# Those over shop.orders and the one over shop.bank, in a stable order.
 our @shop_pipelines = sort keys %query;
 
 # Make an interrupted test run its END blocks, which stop the servers and pgbench.

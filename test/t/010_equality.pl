@@ -30,6 +30,7 @@ my $orders  = 20_000;
 my %trigger = (
 	'shop.by_category' => '100 ms',
 	'shop.extremes'    => '0',
+	'shop.spread'      => '200 ms',
 	'shop.thirds'      => '5 s',
 	'shop.totals'      => '0');
 

@@ -40,6 +40,7 @@ create_shop($node, 'postgres', $orders);
 create_pipelines(
 	$node, 'postgres',
 	'shop.thirds'      => '100 ms',
+	'shop.spread'      => '200 ms',
 	'shop.by_category' => '1 s');
 
 # What the backfills read: enough that a crash finds them at work.

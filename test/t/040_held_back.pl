@@ -38,12 +38,17 @@ SELECT region, max(amount_cents) AS largest, min(amount_cents) AS smallest,
        count(*) AS orders, sum(amount_cents) AS amount
   FROM shop.orders
  GROUP BY region};
+$query{'shop.sorted'} = q{
+SELECT region, count(DISTINCT amount_cents) AS amounts,
+       string_agg(amount_cents::text, ' ' ORDER BY amount_cents) AS list
+  FROM shop.orders
+ GROUP BY region};
 $query{'shop.newer'}   = $query{'shop.peaks'};
 $query{'shop.shelves'} = q{
 SELECT shelf, max(quantity) AS largest, sum(quantity) AS quantity, count(*) AS items
   FROM shop.stock
  GROUP BY shelf};
-my @peaks = ('shop.peaks');
+my @peaks = ('shop.peaks', 'shop.sorted');
 
 # So little memory that backlogs are eaten in pieces.
 my $node = new_node(
@@ -62,9 +67,9 @@ SELECT 1, 'peak', a FROM unnest(ARRAY[10, 20, 30, 40, 50, 60, 500]) AS a;
 });
 create_pipeline($node, 'postgres', 'shop.peaks', $query{'shop.peaks'},
 	trigger_interval => '0');
-create_pipeline($node, 'postgres', 'shop.shelves', $query{'shop.shelves'},
-	trigger_interval => '0');
-are_exact($node, 'postgres', [ 'shop.peaks', 'shop.shelves' ], 'after the backfill');
+create_pipeline($node, 'postgres', $_, $query{$_}, trigger_interval => '0')
+  foreach 'shop.sorted', 'shop.shelves';
+are_exact($node, 'postgres', [ @peaks, 'shop.shelves' ], 'after the backfill');
 is(largest(), 500, 'the peak to begin with');
 
 # Each hangs, is seen by nobody while other changes are folded in, and then

@@ -1,0 +1,210 @@
+/*
+ * meaning.c
+ *	  What a query means beyond its tree: the functions that it calls, as they
+ *	  are defined now, and the labels of enums that it turns into text.
+ *
+ * The tree names them, so CREATE OR REPLACE FUNCTION changes what the batch
+ * query returns for rows that have been folded in long ago, and nothing in the
+ * WAL of the source tells.  A frontier therefore holds a hash of them; when it
+ * no longer agrees, the pipeline needs a rebuild (apply.c).
+ *
+ * Not here: functions of core, which do not change, and what a function calls
+ * in its turn.
+ */
+#include "incbatch.h"
+
+#include "access/htup_details.h"
+#include "access/transam.h"
+#include "catalog/pg_aggregate.h"
+#include "catalog/pg_enum.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "nodes/nodeFuncs.h"
+#include "utils/builtins.h"
+#include "utils/catcache.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+#include "query.h"
+
+/* How a meaning is put together */
+#define HASH_BITS 48
+#define MAX_LABELS 0x7FFF
+
+typedef struct Label
+{
+	Oid			oid;
+	uint64		hash;			/* of its name */
+} Label;
+
+/* What a query refers to, each once. */
+typedef struct References
+{
+	List	   *functions;
+	List	   *enums;
+} References;
+
+static uint64
+hash_datum(uint64 hash, int cache, HeapTuple tuple, AttrNumber attnum)
+{
+	bool		isnull;
+	Datum		value = SysCacheGetAttr(cache, tuple, attnum, &isnull);
+	struct varlena *text;
+
+	if (isnull)
+		return hash_combine64(hash, 0);
+	text = PG_DETOAST_DATUM_PACKED(value);
+	return hash_combine64(hash, hash_bytes_extended((unsigned char *) VARDATA_ANY(text),
+													VARSIZE_ANY_EXHDR(text), 0));
+}
+
+static uint64 hash_function(uint64 hash, Oid function);
+
+/* An aggregate is what its functions and its initial value are. */
+static uint64
+hash_aggregate(uint64 hash, Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(function));
+	Form_pg_aggregate form;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for aggregate %u", function);
+	form = (Form_pg_aggregate) GETSTRUCT(tuple);
+	hash = hash_function(hash, form->aggtransfn);
+	hash = hash_function(hash, form->aggfinalfn);
+	hash = hash_datum(hash, AGGFNOID, tuple, Anum_pg_aggregate_agginitval);
+	ReleaseSysCache(tuple);
+	return hash;
+}
+
+static uint64
+hash_function(uint64 hash, Oid function)
+{
+	HeapTuple	tuple;
+	Form_pg_proc form;
+
+	hash = hash_combine64(hash, function);
+	if (function < FirstNormalObjectId)
+		return hash;
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", function);
+	form = (Form_pg_proc) GETSTRUCT(tuple);
+	hash = hash_combine64(hash, form->prolang);
+	hash = hash_combine64(hash, form->proisstrict);
+	hash = hash_datum(hash, PROCOID, tuple, Anum_pg_proc_prosrc);
+	hash = hash_datum(hash, PROCOID, tuple, Anum_pg_proc_probin);
+	hash = hash_datum(hash, PROCOID, tuple, Anum_pg_proc_prosqlbody);
+	hash = hash_datum(hash, PROCOID, tuple, Anum_pg_proc_proconfig);
+	if (form->prokind == PROKIND_AGGREGATE)
+		hash = hash_aggregate(hash, function);
+	ReleaseSysCache(tuple);
+	return hash;
+}
+
+static int
+compare_labels(const ListCell *a, const ListCell *b)
+{
+	return oid_cmp(&((Label *) lfirst(a))->oid, &((Label *) lfirst(b))->oid);
+}
+
+/* The labels of some enums, the oldest first. */
+static List *
+labels_of(List *enums)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, enums)
+	{
+		CatCList   *members = SearchSysCacheList1(ENUMTYPOIDNAME,
+												  ObjectIdGetDatum(lfirst_oid(lc)));
+
+		for (int i = 0; i < members->n_members; i++)
+		{
+			Form_pg_enum form = (Form_pg_enum) GETSTRUCT(&members->members[i]->tuple);
+			Label	   *label = palloc(sizeof(Label));
+
+			label->oid = form->oid;
+			label->hash = hash_bytes_extended((unsigned char *) NameStr(form->enumlabel),
+											  strlen(NameStr(form->enumlabel)), 0);
+			result = lappend(result, label);
+		}
+		ReleaseSysCacheList(members);
+	}
+	list_sort(result, compare_labels);
+	return result;
+}
+
+static bool
+add_function(Oid function, void *context)
+{
+	References *references = context;
+
+	if (function >= FirstNormalObjectId)
+		references->functions = list_append_unique_oid(references->functions, function);
+	return false;
+}
+
+static void
+add_enum(References *references, Node *arg)
+{
+	Oid			type = getBaseType(exprType(arg));
+
+	if (get_typtype(type) == TYPTYPE_ENUM)
+		references->enums = list_append_unique_oid(references->enums, type);
+}
+
+static bool
+add_references(Node *node, References *references)
+{
+	ListCell   *lc;
+
+	if (node == NULL)
+		return false;
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, add_references, references, 0);
+	(void) check_functions_in_node(node, add_function, references);
+	if (IsA(node, CoerceViaIO))
+		add_enum(references, (Node *) ((CoerceViaIO *) node)->arg);
+	else if (IsA(node, FuncExpr))
+	{
+		foreach(lc, ((FuncExpr *) node)->args)
+			add_enum(references, lfirst(lc));
+	}
+	return expression_tree_walker(node, add_references, references);
+}
+
+/*
+ * What a query means: 48 bits of a hash, under the number of enum labels in it.
+ * A label that is added changes nothing for the rows there are, so "before",
+ * what the query meant earlier, says how many to look at; 0: all.  Were the
+ * newest not to have the largest OIDs, for these have wrapped around, adding
+ * one would look like renaming one.  The result is never 0.
+ */
+int64
+ib_query_meaning(Query *query, int64 before)
+{
+	References	references = {0};
+	List	   *labels;
+	uint64		hash = 1;
+	int			nlabels;
+	ListCell   *lc;
+
+	(void) add_references((Node *) query, &references);
+	foreach(lc, references.functions)
+		hash = hash_function(hash, lfirst_oid(lc));
+	labels = labels_of(references.enums);
+	nlabels = Min(list_length(labels), MAX_LABELS);
+	if (before != 0)
+		nlabels = Min(nlabels, (int) ((uint64) before >> HASH_BITS));
+	for (int i = 0; i < nlabels; i++)
+	{
+		Label	   *label = list_nth(labels, i);
+
+		hash = hash_combine64(hash, hash_combine64(label->oid, label->hash));
+	}
+	hash &= (UINT64CONST(1) << HASH_BITS) - 1;
+	return (int64) ((uint64) nlabels << HASH_BITS | (hash == 0 ? 1 : hash));
+}
