@@ -56,7 +56,9 @@ typedef struct Explanation
 {
 	ReturnSetInfo *rsinfo;
 	PipelineQuery *pq;
-	List	   *rtable;			/* for expressions: of the query, without joins */
+	Query	   *query;			/* it, or the subquery that is being explained */
+	int			source;			/* where the source is, or its subquery, in there */
+	List	   *rtable;			/* for expressions: that of "query", without joins */
 	Oid			state_relation;
 	char	   *state_table;	/* its name */
 	int64		groups;			/* its rows */
@@ -115,7 +117,8 @@ put_row(Explanation *explain, char *transform, const char *strategy,
 static char *
 expression(Explanation *explain, Node *node)
 {
-	return ib_query_expression(explain->rtable, copyObject(node));
+	return ib_query_expression(explain->rtable,
+							   flatten_join_alias_vars(explain->query, copyObject(node)));
 }
 
 /* A range table by which single expressions can be deparsed: without joins */
@@ -220,19 +223,15 @@ describe_reading(PipelineQuery *pq)
 	ListCell   *lc;
 
 	initStringInfo(&columns);
-	foreach(lc, pq->sets)
-	{
-		if (((GroupingSetRows *) lfirst(lc))->keys == NIL)
-			return psprintf("reads all of %s, for a total has no key", name);
-	}
 	foreach(lc, pq->keys)
 	{
 		KeyColumn  *key = lfirst(lc);
-		Node	   *expr = ib_query_at_source(pq, copyObject((Node *) key->expr));
+		Node	   *expr = ib_query_at_source(pq, flatten_join_alias_vars(pq->query,
+																	  copyObject((Node *) key->expr)));
 		Bitmapset  *tables = pull_varnos(NULL, expr);
-		Var		   *column = (Var *) (key->time ? ib_query_at_source(pq, (Node *) key->time) : expr);
+		Var		   *column = key->time ? key->time : (Var *) expr;
 
-		if (!bms_equal(tables, bms_make_singleton(pq->source_index)))
+		if (key->time == NULL && !bms_equal(tables, bms_make_singleton(pq->source_index)))
 			continue;
 		if (IsA(column, Var) && column->varattno > 0)
 		{
@@ -256,7 +255,8 @@ describe_reading(PipelineQuery *pq)
 	if (columns.len == 0)
 		return psprintf("reads all of %s, for no key is of its columns", name);
 	index = find_index(pq->source, &wanted);
-	return psprintf("reads %s by %s%s: %s", name, columns.data,
+	return psprintf("reads %s by %s%s%s: %s", name, columns.data,
+					pq->sets ? ", whole for a set without these" : "",
 					prunes_partitions(pq->source, &wanted) ? " in the partitions that these lead to" : "",
 					index ? psprintf("index %s serves it", index) :
 					psprintf("no index serves it, CREATE INDEX ON %s (%s)", name, columns.data));
@@ -303,7 +303,8 @@ find_join(Explanation *explain, Node *node, int lookup, Wanted *wanted)
 	{
 		FromExpr   *from = (FromExpr *) node;
 
-		find_joined_columns(from->quals, lookup, wanted);
+		find_joined_columns(flatten_join_alias_vars(explain->query, copyObject(from->quals)),
+							lookup, wanted);
 		foreach(lc, from->fromlist)
 			type = Max(type, find_join(explain, lfirst(lc), lookup, wanted));
 	}
@@ -311,7 +312,8 @@ find_join(Explanation *explain, Node *node, int lookup, Wanted *wanted)
 	{
 		JoinExpr   *join = (JoinExpr *) node;
 
-		find_joined_columns(join->quals, lookup, wanted);
+		find_joined_columns(flatten_join_alias_vars(explain->query, copyObject(join->quals)),
+							lookup, wanted);
 		if (IsA(join->rarg, RangeTblRef) && ((RangeTblRef *) join->rarg)->rtindex == lookup)
 			type = join->jointype;
 		type = Max(type, find_join(explain, join->larg, lookup, wanted));
@@ -321,12 +323,12 @@ find_join(Explanation *explain, Node *node, int lookup, Wanted *wanted)
 }
 
 static void
-explain_joins(Explanation *explain, Query *query, int source)
+explain_joins(Explanation *explain)
 {
 	int			index = 0;
 	ListCell   *lc;
 
-	foreach(lc, query->rtable)
+	foreach(lc, explain->query->rtable)
 	{
 		RangeTblEntry *rte = lfirst(lc);
 		Wanted		wanted = {0};
@@ -334,9 +336,9 @@ explain_joins(Explanation *explain, Query *query, int source)
 		char	   *served;
 
 		index++;
-		if (index == source || rte->rtekind == RTE_JOIN || !rte->inFromCl)
+		if (index == explain->source || rte->rtekind == RTE_JOIN || !rte->inFromCl)
 			continue;
-		type = find_join(explain, (Node *) query->jointree, index, &wanted);
+		type = find_join(explain, (Node *) explain->query->jointree, index, &wanted);
 		if (rte->rtekind != RTE_RELATION)
 		{
 			put_row(explain, psprintf("join %s", rte->eref->aliasname), DELTA, -1, 0,
@@ -352,30 +354,25 @@ explain_joins(Explanation *explain, Query *query, int source)
 }
 
 static void
-explain_filter(Explanation *explain, Query *query)
+explain_filter(Explanation *explain)
 {
-	Node	   *quals = query->jointree->quals;
+	Node	   *quals = explain->query->jointree->quals;
 
 	if (quals != NULL)
 		put_row(explain, psprintf("filter %s", expression(explain, quals)), DELTA, -1, 0,
 				"evaluated for each change");
 }
 
-/* What happens to each row between the source and the groups, outside in */
+/* Look at a query on the way to the source: 0 is the pipeline's own. */
 static void
-explain_rows(Explanation *explain)
+enter_query(Explanation *explain, int level)
 {
-	Query	   *query = explain->pq->query;
-	ListCell   *lc;
-
-	foreach(lc, explain->pq->source_path)
-	{
-		explain->rtable = rtable_of_expressions(query);
-		explain_joins(explain, query, lfirst_int(lc));
-		explain_filter(explain, query);
-		query = rt_fetch(lfirst_int(lc), query->rtable)->subquery;
-	}
-	explain->rtable = rtable_of_expressions(explain->pq->query);
+	explain->query = explain->pq->query;
+	for (int i = 0; i < level; i++)
+		explain->query = rt_fetch(list_nth_int(explain->pq->source_path, i),
+								  explain->query->rtable)->subquery;
+	explain->source = list_nth_int(explain->pq->source_path, level);
+	explain->rtable = rtable_of_expressions(explain->query);
 }
 
 static void
@@ -406,8 +403,7 @@ explain_keys(Explanation *explain)
 	}
 	explain->window = first;
 	put_row(explain, keys.len == 0 ? "one group" :
-			psprintf("group by %s%s", keys.data,
-					 pq->sets ? psprintf(" in %d sets", list_length(pq->sets)) : ""), strategy,
+			psprintf(pq->sets ? "group by sets of %s" : "group by %s", keys.data), strategy,
 			explain->groups,
 			DatumGetInt64(DirectFunctionCall1(pg_total_relation_size,
 											  ObjectIdGetDatum(explain->state_relation))),
@@ -539,7 +535,13 @@ ib_explain_pipeline(PG_FUNCTION_ARGS)
 	SPI_connect();
 	explain.pq = ib_query_analyze(ib_query_of_view(find_pipeline(&explain, relation)));
 	explain.reading = describe_reading(explain.pq);
-	explain_rows(&explain);
+	/* from the source upwards */
+	for (int level = list_length(explain.pq->source_path) - 1; level >= 0; level--)
+	{
+		enter_query(&explain, level);
+		explain_joins(&explain);
+		explain_filter(&explain);
+	}
 	explain_keys(&explain);
 	foreach(lc, explain.pq->aggregates)
 		explain_aggregate(&explain, lfirst(lc));

@@ -553,8 +553,12 @@ ib_query_rows_text(PipelineQuery *pq, bool from_batch, int batch_columns)
 			expr = (Expr *) use_window_start((Node *) expr, NULL);
 		add_target(query, expr, key->name);
 		if (!from_batch && key->time != NULL)
-			add_target(query, (Expr *) copyObject(key->time),
-					   psprintf(INPUT_TIME "%d", key->number));
+		{
+			char	   *name = psprintf(INPUT_TIME "%d", key->number);
+
+			add_target(query, ib_query_expose(pq, query, (Expr *) copyObject(key->time), name),
+					   name);
+		}
 	}
 	foreach(lc, pq->inputs)
 	{

@@ -760,6 +760,9 @@ wait_for_work(XLogRecPtr seen)
 	pg_atomic_write_u32(&me->wake_on_commit, wake_on_commit);
 	if (wake_on_commit && GetFlushRecPtr(NULL) > read_upto && !ib_batches_full())
 		wait = 0;
+	/* full batches kept this round from reading on, and have made room */
+	if (seen > read_upto && reading_is_of_use() && !ib_batches_full())
+		wait = 0;
 	events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 					   (wait + 999) / 1000, PG_WAIT_EXTENSION);
 	pg_atomic_write_u32(&me->wake_on_commit, 0);
