@@ -178,6 +178,20 @@ SELECT transform, kind, strategy FROM incbatch.explain_pipeline('total');
 SELECT count(DISTINCT pipeline) AS explained FROM incbatch.pipelines p, LATERAL incbatch.explain_pipeline(p.pipeline) e;
 SELECT transform, detail FROM incbatch.explain_pipeline('joined');
 
+-- A view that changes into one that a pipeline cannot have stops it.
+CREATE VIEW inner_view AS SELECT k, name FROM l;
+CREATE VIEW outer_view AS SELECT * FROM inner_view;
+SELECT incbatch.create_pipeline('viewed', 'SELECT o.name, count(*) FROM src JOIN outer_view o USING (k) GROUP BY 1');
+CALL exact('viewed');
+CREATE OR REPLACE VIEW inner_view AS SELECT k, 'x' || max(id) AS name FROM src GROUP BY k;
+INSERT INTO src (id, k) VALUES (1000, 1);
+CALL incbatch.refresh_pipeline('viewed');
+SELECT state, last_error FROM incbatch.pipelines WHERE pipeline = 'viewed';
+CREATE OR REPLACE VIEW inner_view AS SELECT k, name FROM l;
+SELECT incbatch.resume_pipeline('viewed');
+CALL exact('viewed');
+SELECT incbatch.drop_pipeline('viewed');
+
 -- The event time comes from the source's column, through subqueries.
 SELECT pipeline, event_time FROM incbatch.pipelines WHERE event_time IS NOT NULL;
 -- What nobody reads of a subquery need not be told by the replica identity.

@@ -248,13 +248,14 @@ reads_table(Oid relid, Oid table)
 static void
 check_view(Oid view, CheckContext *outer)
 {
-	CheckContext context = {.pq = outer->pq, .view = view};
+	CheckContext context = {.pq = outer->pq, .view = view, .relations = outer->relations};
 	Relation	rel = table_open(view, AccessShareLock);
 	Query	   *query = copyObject(get_view_query(rel));
 
 	table_close(rel, NoLock);
 	check_stack_depth();
 	(void) check_tree((Node *) query, &context);
+	outer->relations = context.relations;
 }
 
 static void
@@ -333,7 +334,7 @@ check_tree(Node *node, CheckContext *context)
 
 /*
  * Check all that the query reads and calls; the source is known.  Returns the
- * OIDs of the tables and views that it names.
+ * OIDs of the tables and views that it reads, those below views too.
  */
 List *
 ib_check_everything(PipelineQuery *pq)
