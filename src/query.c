@@ -534,6 +534,8 @@ ib_query_rows_text(PipelineQuery *pq, bool from_batch, int batch_columns)
 	query->groupDistinct = false;
 	query->groupingSets = NIL;
 	query->distinctClause = NIL;
+	query->windowClause = NIL;
+	query->hasWindowFuncs = false;
 	query->sortClause = NIL;
 	query->limitCount = NULL;
 	query->limitOption = LIMIT_OPTION_COUNT;

@@ -278,6 +278,7 @@ evaluate_groups(PipelineQuery *pq, GroupingSetRows *set, const char *source_rows
 {
 	List	   *keys = set ? set->keys : pq->keys;
 	KeyColumn  *window = window_key(pq);
+	bool		by_time = window != NULL && list_member_ptr(keys, window);
 	StringInfoData text;
 	StringInfoData rows;
 	StringInfoData group_by;
@@ -305,11 +306,9 @@ evaluate_groups(PipelineQuery *pq, GroupingSetRows *set, const char *source_rows
 	if (set)
 		appendStringInfo(&rows, " AND " GROUPING_SET_COLUMN " = %d", set->number);
 	appendStringInfo(&rows, ") g ON %s", same_group(keys, "t", "g", nulls));
-	if (window != NULL && !list_member_ptr(keys, window))
-		 /* of any time */ ;
-	else if (window != NULL && bms_is_member(window->number, nulls))
+	if (by_time && bms_is_member(window->number, nulls))
 		appendStringInfo(&rows, " WHERE t." INPUT_TIME "%d IS NULL", window->number);
-	else if (window != NULL && times != NULL)
+	else if (by_time && times != NULL)
 		appendStringInfo(&rows, " WHERE (%s)", times);
 	if (pq->in_order)
 	{
