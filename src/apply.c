@@ -791,6 +791,7 @@ ib_path_run(IbPath *path, const char *reason, bool store)
 	if (!ib_begin_run(path, false, &frontier, &horizon))
 		return false;
 	frontier.aligned = read_up(path, &meter);
+	ib_batch_judge(path->batch, GetActiveSnapshot());
 	store |= ib_partitions_follow(path->batch, &frontier);
 	if (path->batch->lost)
 	{

@@ -52,7 +52,7 @@ typedef struct StreamPart
 	Batch	   *batch;
 	Tuplestorestate *store;
 	List	   *runs;			/* of Run */
-	char	   *lost;
+	const char *lost;
 } StreamPart;
 
 typedef struct Stream
@@ -103,8 +103,6 @@ free_part(StreamPart *part)
 {
 	tuplestore_end(part->store);
 	list_free_deep(part->runs);
-	if (part->lost)
-		pfree(part->lost);
 	pfree(part);
 }
 
@@ -178,8 +176,7 @@ ib_batches_begin(TransactionId xid, XLogRecPtr commit_lsn,
 			.truncated_at = -1,
 		};
 		batch->touched = false;
-		batch->skip = batch->lost != NULL ||
-			ib_frontier_includes(&batch->frontier, xid, commit_lsn);
+		batch->skip = ib_frontier_includes(&batch->frontier, xid, commit_lsn);
 	}
 }
 
@@ -270,7 +267,7 @@ ib_batches_stream_start(TransactionId xid)
 	{
 		Batch	   *batch = lfirst(lc);
 
-		batch->skip = batch->lost != NULL;
+		batch->skip = false;
 		batch->part = NULL;
 	}
 	foreach(lc, open_stream->parts)
@@ -382,17 +379,10 @@ ib_batches_stream_commit(TransactionId xid, XLogRecPtr commit_lsn,
 			.commit_lsn = commit_lsn,
 			.commit_time = commit_time,
 			.truncated_at = -1,
+			.lost = part->lost,
 		};
 
-		if (batch->lost != NULL ||
-			ib_frontier_includes(&batch->frontier, xid, commit_lsn))
-			continue;
-		if (part->lost != NULL)
-		{
-			batch->lost = part->lost;
-			part->lost = NULL;
-		}
-		else
+		if (!ib_frontier_includes(&batch->frontier, xid, commit_lsn))
 			join_batch(part, &transaction);
 	}
 	end_stream(stream);
@@ -406,10 +396,10 @@ ib_batches_stream_commit(TransactionId xid, XLogRecPtr commit_lsn,
 static void
 mark_lost(Batch *batch, const char *reason)
 {
-	if (batch->part == NULL)
-		ib_batch_lose(batch, reason);
-	else if (batch->part->lost == NULL)
-		batch->part->lost = MemoryContextStrdup(collect_context, reason);
+	const char **lost = batch->part ? &batch->part->lost : &batch->current.lost;
+
+	if (*lost == NULL)
+		*lost = ib_batch_keep_reason(reason);
 	batch->skip = true;
 }
 

@@ -48,7 +48,6 @@ typedef struct IbPath
 	XLogRecPtr	confirmable;	/* stored and flushed */
 	int64		ran_at;			/* monotonic, microseconds; 0: never */
 	int64		retry_at;		/* monotonic; after it was in the way of a lock */
-	bool		started_over;	/* a backfill whose batch was lost */
 	bool		seen;			/* by the reload under way */
 } IbPath;
 

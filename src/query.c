@@ -534,6 +534,8 @@ ib_query_rows_text(PipelineQuery *pq, bool from_batch, int batch_columns)
 	query->groupDistinct = false;
 	query->groupingSets = NIL;
 	query->distinctClause = NIL;
+	query->windowClause = NIL;
+	query->hasWindowFuncs = false;
 	query->sortClause = NIL;
 	query->limitCount = NULL;
 	query->limitOption = LIMIT_OPTION_COUNT;
@@ -551,8 +553,12 @@ ib_query_rows_text(PipelineQuery *pq, bool from_batch, int batch_columns)
 			expr = (Expr *) use_window_start((Node *) expr, NULL);
 		add_target(query, expr, key->name);
 		if (!from_batch && key->time != NULL)
-			add_target(query, (Expr *) copyObject(key->time),
-					   psprintf(INPUT_TIME "%d", key->number));
+		{
+			char	   *name = psprintf(INPUT_TIME "%d", key->number);
+
+			add_target(query, ib_query_expose(pq, query, (Expr *) copyObject(key->time), name),
+					   name);
+		}
 	}
 	foreach(lc, pq->inputs)
 	{
