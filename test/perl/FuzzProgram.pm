@@ -266,8 +266,8 @@ sub create_source
 	{
 		my $names = join ', ', map { $_->{name} } usable($source);
 
-		push @steps, "CREATE UNIQUE INDEX source_identity ON $name ($names)",
-		  "ALTER TABLE $name REPLICA IDENTITY USING INDEX source_identity";
+		push @steps, "CREATE UNIQUE INDEX " . $name =~ s/fuzz.//r . "_identity ON $name ($names)",
+		  "ALTER TABLE $name REPLICA IDENTITY USING INDEX " . $name =~ s/fuzz.//r . "_identity";
 	}
 	return map { { on => 'm', sql => $_, setup => 1 } } @steps;
 }
@@ -965,7 +965,7 @@ sub misfortune
 		$allows = qr/without its old values|does not tell old values/;
 		@before = ("ALTER TABLE $t REPLICA IDENTITY " . pick('DEFAULT', 'NOTHING'));
 		@after  = ("ALTER TABLE $t REPLICA IDENTITY "
-			  . ($source->{identity} eq 'index' ? 'USING INDEX source_identity' : $source->{identity} eq 'append' ? 'DEFAULT' : 'FULL'));
+			  . ($source->{identity} eq 'index' ? 'USING INDEX ' . $t =~ s/fuzz.//r . '_identity' : $source->{identity} eq 'append' ? 'DEFAULT' : 'FULL'));
 	}
 	elsif ($kind eq 'unlogged')
 	{
