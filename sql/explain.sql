@@ -65,6 +65,19 @@ CREATE INDEX orders_c ON orders ((cents % 100));
 SELECT pipeline, e.detail FROM incbatch.pipelines p, incbatch.explain_pipeline(p.pipeline) e
 WHERE pipeline IN ('regions', 'days', 'doubled') AND transform LIKE 'group by%' ORDER BY pipeline;
 
+-- subqueries, grouping sets, one group, no aggregates
+SELECT incbatch.create_pipeline('nested', $$
+	WITH o AS (SELECT date_trunc('day', ts) AS day, region, cents, category FROM orders JOIN product USING (product_id) WHERE cents > 5)
+	SELECT day, category, count(DISTINCT cents) AS n FROM o LEFT JOIN "Region" r ON r.name = o.region WHERE region IN (SELECT name FROM "Region") GROUP BY 1, 2
+$$);
+SELECT incbatch.create_pipeline('sets', $$
+	SELECT region, date_trunc('day', ts) AS day, grouping(region) AS g, max(cents) AS most FROM orders GROUP BY ROLLUP (1, 2)
+$$);
+SELECT incbatch.create_pipeline('total', 'SELECT sum(weight) AS weight FROM orders');
+SELECT incbatch.create_pipeline('names', 'SELECT DISTINCT region FROM orders');
+SELECT pipeline, transform, kind, e.strategy, "window", e.detail FROM incbatch.pipelines p, incbatch.explain_pipeline(p.pipeline) e
+WHERE pipeline IN ('nested', 'sets', 'total', 'names') ORDER BY pipeline, kind, transform COLLATE "C";
+SELECT count(incbatch.drop_pipeline(p)) FROM unnest('{sets,total,names}'::text[]) p;
 -- windows that close
 SELECT incbatch.create_pipeline('closing', $$
 	SELECT incbatch.tumble(ts, '15 minutes') AS quarter, w.window_start, count(*) FROM orders, incbatch.hop(ts, '2 hours', '1 hour') w GROUP BY 1, 2
@@ -105,16 +118,18 @@ END $$;
 CALL incbatch.refresh_pipeline('doubled');
 CALL incbatch.refresh_pipeline('keys');
 CALL incbatch.refresh_pipeline('largest');
-SELECT incbatch.pause_pipeline(p) FROM unnest('{hourly,regions,categories,closing,doubled,keys,largest}'::text[]) p;
+SELECT incbatch.pause_pipeline(p) FROM unnest('{hourly,regions,categories,closing,nested,doubled,keys,largest}'::text[]) p;
 CALL uses_index('days', 'UPDATE orders SET product_id = product_id % 10 + 1 WHERE id = 1000', 'orders_day');
 SELECT incbatch.pause_pipeline('days'), incbatch.resume_pipeline('doubled');
 CALL uses_index('doubled', 'UPDATE orders SET product_id = product_id % 10 + 1 WHERE id = 1000', 'orders_c');
 SELECT incbatch.pause_pipeline('doubled'), incbatch.resume_pipeline('keys');
 CALL uses_index('keys', 'UPDATE many SET v = v + 1 WHERE id = 1000', 'many_k');
 CALL uses_index('keys', 'UPDATE many SET v = v + 1 WHERE id = 0', 'many_k');
-SELECT incbatch.pause_pipeline('keys'), incbatch.resume_pipeline('largest');
+SELECT incbatch.pause_pipeline('keys'), incbatch.resume_pipeline('nested');
+CALL uses_index('nested', 'UPDATE orders SET cents = cents + 1 WHERE id = 1000', 'orders_day');
+SELECT incbatch.pause_pipeline('nested'), incbatch.resume_pipeline('largest');
 CALL uses_index('largest', 'UPDATE many SET v = 5000 - v WHERE id = 2009', 'many_k');
-SELECT incbatch.resume_pipeline(p) FROM unnest('{hourly,regions,categories,closing,doubled,keys,days}'::text[]) p;
+SELECT incbatch.resume_pipeline(p) FROM unnest('{hourly,regions,categories,closing,doubled,keys,days,nested}'::text[]) p;
 CALL exact('hourly');
 CALL exact('regions');
 CALL exact('days');
@@ -122,6 +137,7 @@ CALL exact('categories');
 CALL exact('doubled');
 CALL exact('keys');
 CALL exact('largest');
+CALL exact('nested');
 
 -- ---------------------------------------------------------------------
 -- Of a partitioned source only the partitions of the touched windows are read.

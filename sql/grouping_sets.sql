@@ -60,6 +60,7 @@ CALL all_exact();
 SELECT * FROM rolled ORDER BY region, product, count;
 SELECT * FROM twice WHERE product IS NULL ORDER BY region, count;
 
+SELECT transform, strategy FROM incbatch.explain_pipeline('rolled');
 CALL fill(100, 130);
 CALL all_exact();
 -- a rolled-up row is touched by all changes, another one by its own

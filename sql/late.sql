@@ -67,6 +67,18 @@ SELECT subject('sliding_again', $$start + interval '4 hours' <= w$$, 'divert', '
 	JOIN LATERAL incbatch.hop(e.tstz, '4 hours', '3 hours') AS w(start, stop) ON true GROUP BY 1, 2
 $$);
 
+-- the source within a subquery and a common table expression
+SELECT subject('nested', $$hour + interval '1 hour' <= w$$, 'divert', '45 min', $$
+	WITH odd AS (SELECT e.tstz AS happened, e.k AS kind_number, e.v FROM events e WHERE e.v % 2 = 1)
+	SELECT date_trunc('hour', s.happened) AS hour, kind, count(*), sum(s.doubled)
+	FROM (SELECT happened, kind_number, v * 2 AS doubled FROM odd) s LEFT JOIN kinds ON kinds.k = s.kind_number
+	GROUP BY 1, 2
+$$);
+-- rows without an aggregate
+SELECT subject('distinct_hours', $$hour + interval '1 hour' <= w AT TIME ZONE 'America/New_York'$$, 'drop', '1 hour', $$
+	SELECT DISTINCT date_trunc('hour', ts) AS hour, k FROM events
+$$);
+
 -- The oracle.  Closed windows keep what they had, unless late changes are
 -- applied; open ones equal the batch query.  verify_pipeline agrees, and where
 -- it does not look, a late change was counted.

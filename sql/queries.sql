@@ -105,6 +105,13 @@ SELECT incbatch.create_pipeline('total', 'SELECT count(*), count(v) AS known, su
 SELECT incbatch.create_pipeline('total_where', 'SELECT sum(v) FILTER (WHERE k = 1) AS one, coalesce(max(v), -1) FROM src WHERE k < 3 HAVING count(*) > 12');
 SELECT incbatch.create_pipeline('constant', 'SELECT 1 AS one FROM src HAVING count(*) > 0');
 SELECT incbatch.create_pipeline('top', 'SELECT k, sum(v) FROM src GROUP BY k HAVING sum(v) > 0 ORDER BY sum(v) DESC FETCH FIRST 2 ROWS WITH TIES');
+-- Window functions over the groups
+SELECT incbatch.create_pipeline('ranked', $$
+	SELECT k, k % 2 AS odd, sum(v), rank() OVER (ORDER BY sum(v) DESC NULLS LAST), sum(sum(v)) OVER w AS running, max(count(*)) OVER (PARTITION BY k % 2) AS most,
+		lag(max(v)) OVER (ORDER BY k) AS before, row_number() OVER (PARTITION BY k % 2 ORDER BY k DESC) AS n, 100 * count(*) / sum(count(*)) OVER () AS percent
+	FROM src GROUP BY k HAVING count(*) > 1 WINDOW w AS (ORDER BY k) ORDER BY rank() OVER (ORDER BY sum(v) DESC NULLS LAST), k
+$$);
+SELECT incbatch.create_pipeline('ranked_sets', 'SELECT k, id % 2 AS odd, count(*), dense_rank() OVER (PARTITION BY grouping(k) ORDER BY count(*)) FROM src GROUP BY CUBE (k, 2)');
 SELECT incbatch.create_pipeline('ordered', 'SELECT k, count(*) FROM src GROUP BY k ORDER BY k % 3 DESC NULLS FIRST, max(id)');
 
 CREATE PROCEDURE all_exact(INOUT pipelines int DEFAULT 0, INOUT inexact text DEFAULT '')
@@ -129,6 +136,7 @@ TABLE total;
 TABLE total_where;
 TABLE top;
 TABLE ordered;
+TABLE ranked;
 
 CALL fill(100, 140);
 CALL all_exact();
@@ -164,6 +172,26 @@ TABLE total;
 SELECT count(incbatch.rebuild_pipeline(pipeline)) FROM incbatch.pipelines;
 CALL all_exact();
 
+-- What each transform is and costs
+SELECT transform, kind, strategy, detail FROM incbatch.explain_pipeline('deep');
+SELECT transform, kind, strategy FROM incbatch.explain_pipeline('total');
+SELECT count(DISTINCT pipeline) AS explained FROM incbatch.pipelines p, LATERAL incbatch.explain_pipeline(p.pipeline) e;
+SELECT transform, detail FROM incbatch.explain_pipeline('joined');
+
+-- A view that changes into one that a pipeline cannot have stops it.
+CREATE VIEW inner_view AS SELECT k, name FROM l;
+CREATE VIEW outer_view AS SELECT * FROM inner_view;
+SELECT incbatch.create_pipeline('viewed', 'SELECT o.name, count(*) FROM src JOIN outer_view o USING (k) GROUP BY 1');
+CALL exact('viewed');
+CREATE OR REPLACE VIEW inner_view AS SELECT k, 'x' || max(id) AS name FROM src GROUP BY k;
+INSERT INTO src (id, k) VALUES (1000, 1);
+CALL incbatch.refresh_pipeline('viewed');
+SELECT state, last_error FROM incbatch.pipelines WHERE pipeline = 'viewed';
+CREATE OR REPLACE VIEW inner_view AS SELECT k, name FROM l;
+SELECT incbatch.resume_pipeline('viewed');
+CALL exact('viewed');
+SELECT incbatch.drop_pipeline('viewed');
+
 -- The event time comes from the source's column, through subqueries.
 SELECT pipeline, event_time FROM incbatch.pipelines WHERE event_time IS NOT NULL;
 -- What nobody reads of a subquery need not be told by the replica identity.
@@ -180,6 +208,29 @@ TABLE from_now;
 INSERT INTO keyed VALUES (1000, 5), (1001, NULL);
 CALL incbatch.refresh_pipeline('from_now');
 TABLE from_now;
+
+-- Windows of an event time that is read through subqueries close, too.
+CREATE TABLE events (id int PRIMARY KEY, at timestamp, v int);
+ALTER TABLE events REPLICA IDENTITY FULL;
+SELECT incbatch.create_pipeline('closing', $$
+	WITH e AS (SELECT id, at AS happened, v * 2 AS w FROM events)
+	SELECT date_trunc('hour', t) AS hour, count(*), max(w) FROM (SELECT happened AS t, w FROM e WHERE w > 0) s GROUP BY 1
+$$, lateness => '1 hour');
+SELECT incbatch.create_pipeline('hopping', $$
+	SELECT window_start, count(*), sum(w) FROM (SELECT date_trunc('minute', at) AS t, v AS w FROM events) s,
+	incbatch.hop(s.t, '2 hours', '1 hour') AS h (window_start, window_end) GROUP BY 1
+$$, lateness => '1 hour', event_time => 'at');
+INSERT INTO events SELECT i, timestamp '2024-01-01' + i * interval '10 minutes', i FROM generate_series(1, 60) i;
+CALL exact('closing');
+CALL exact('hopping');
+INSERT INTO events VALUES (100, '2024-01-01 01:00', 5), (101, '2024-01-01 09:50', 500), (102, '2024-01-01 12:00', 7);
+DELETE FROM events WHERE id IN (2, 60);
+CALL incbatch.refresh_pipeline('closing');
+CALL incbatch.refresh_pipeline('hopping');
+SELECT count(*) FROM incbatch.verify_pipeline('closing');
+SELECT count(*) FROM incbatch.verify_pipeline('hopping');
+SELECT pipeline, event_time, change, row FROM incbatch.late_rows ORDER BY 1, 2, 3;
+SELECT * FROM closing WHERE hour < '2024-01-01 03:00' OR hour > '2024-01-01 08:00' ORDER BY 1;
 
 SELECT count(incbatch.drop_pipeline(pipeline)) FROM incbatch.pipelines;
 SET client_min_messages = warning;

@@ -178,6 +178,14 @@ $$);
 SELECT incbatch.create_pipeline('by_zoned_day', $$
 	SELECT date_trunc('day', ts, 'America/Havana') AS w, count(DISTINCT who) AS people, array_agg(id ORDER BY id) AS ids FROM events GROUP BY 1
 $$);
+-- the window is made in a subquery, or is one of the grouping sets
+SELECT incbatch.create_pipeline('by_nested', $$
+	WITH e AS (SELECT incbatch.tumble(ts, '1 day') AS day, who, id FROM (SELECT ts, who % 3 AS who, id FROM events) e)
+	SELECT day, who, array_agg(id ORDER BY id) AS ids FROM e GROUP BY 1, 2
+$$);
+SELECT incbatch.create_pipeline('by_sets', $$
+	SELECT date_trunc('week', ts) AS week, who % 2 AS odd, count(DISTINCT who) AS people, min(id) AS first FROM events GROUP BY CUBE (1, 2)
+$$);
 SET DateStyle = 'German';
 SELECT incbatch.create_pipeline('by_style', $$SELECT date_trunc('hour', ts) AS w, who, count(DISTINCT id) AS n FROM events GROUP BY 1, 2$$);
 RESET DateStyle;
@@ -189,7 +197,7 @@ DECLARE
 BEGIN
 	differences := 0;
 	verify := 0;
-	FOREACH p IN ARRAY '{by_hour,by_day,by_week,by_zone,by_bin,by_date,by_local_date,by_minutes,by_weeks,by_months,by_hop,by_hop_end,by_zoned_day,by_style}'::text[] LOOP
+	FOREACH p IN ARRAY '{by_hour,by_day,by_week,by_zone,by_bin,by_date,by_local_date,by_minutes,by_weeks,by_months,by_hop,by_hop_end,by_zoned_day,by_nested,by_sets,by_style}'::text[] LOOP
 		CALL exact(p, d, s, v);
 		differences := differences + d + s;
 		verify := verify + v;

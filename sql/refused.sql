@@ -34,7 +34,17 @@ SELECT incbatch.create_pipeline('p', 'SELECT k, count(*), count(*) FROM t GROUP 
 \echo :LAST_ERROR_SQLSTATE
 
 -- Clauses
-SELECT incbatch.create_pipeline('p', 'SELECT k, row_number() OVER (ORDER BY k) FROM t GROUP BY k');
+SELECT incbatch.create_pipeline('p', 'SELECT k, row_number() OVER (ORDER BY count(*)) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, lag(sum(v)) OVER (PARTITION BY k) FROM t GROUP BY k, id');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, sum(sum(v)) OVER (ORDER BY count(*) ROWS UNBOUNDED PRECEDING) FROM t GROUP BY k');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, row_number() OVER (ORDER BY k) FROM t GROUP BY ROLLUP (k)');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT DISTINCT k, rank() OVER (ORDER BY v) FROM t');
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT date_trunc(''day'', ts) AS day, rank() OVER (ORDER BY count(*)) FROM t GROUP BY 1', lateness => '1 hour');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k UNION ALL SELECT k, count(*) FROM t GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE

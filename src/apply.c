@@ -845,6 +845,7 @@ ib_path_run(IbPath *path, const char *reason, bool store)
 	if (!ib_begin_run(path, false, &frontier, &horizon))
 		return false;
 	frontier.aligned = read_up(path, &meter);
+	ib_inputs_judge(path, GetActiveSnapshot());
 	store |= ib_partitions_follow(ib_inputs_source(path), &frontier);
 	if (ib_inputs_lost(path))
 	{

@@ -204,7 +204,7 @@ set_state(IbPath *path, PathState state)
 
 /*
  * Backfill a path.  False: not now; a transaction that lingers between commit
- * record and visibility, or a lock, is in the way, or the batch is lost.
+ * record and visibility, or a lock, is in the way.
  */
 bool
 ib_path_backfill(IbPath *path)
@@ -221,8 +221,7 @@ ib_path_backfill(IbPath *path)
 		return false;
 	frontier.aligned = true;
 	(void) ib_decode_upto(ib_flush_wal(), false);
-	if (ib_inputs_lost(path) ||
-		ib_frontier_commits_lingering(GetActiveSnapshot(),
+	if (ib_frontier_commits_lingering(GetActiveSnapshot(),
 									  ib_inputs_have_transaction, path))
 	{
 		ib_leave_run();

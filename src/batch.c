@@ -162,7 +162,28 @@ void
 ib_batch_lose(Batch *batch, const char *reason)
 {
 	if (batch->lost == NULL)
-		batch->lost = MemoryContextStrdup(batch_context, reason);
+		batch->lost = ib_batch_keep_reason(reason);
+}
+
+char *
+ib_batch_keep_reason(const char *reason)
+{
+	return MemoryContextStrdup(batch_context, reason);
+}
+
+/*
+ * A batch is lost if a transaction is that the snapshot sees.  A backfill does
+ * not ask: it has read what these have done.
+ */
+void
+ib_batch_judge(Batch *batch, Snapshot snapshot)
+{
+	for (int i = 0; i < batch->ntransactions && batch->has_lost; i++)
+	{
+		if (batch->transactions[i].lost != NULL &&
+			!XidInMVCCSnapshot(batch->transactions[i].xid, snapshot))
+			ib_batch_lose(batch, batch->transactions[i].lost);
+	}
 }
 
 /* The partitions may no longer be those of the frontier. */
@@ -213,6 +234,7 @@ ib_batch_empty(Batch *batch)
 	batch->ntransactions = 0;
 	batch->rows = 0;
 	batch->negatives = 0;
+	batch->has_lost = false;
 	batch->stuck = false;
 }
 
@@ -241,6 +263,7 @@ ib_batch_add_transaction(Batch *batch, const BatchTransaction *transaction)
 	batch->transactions[batch->ntransactions++] = *transaction;
 	batch->rows += transaction->rows;
 	batch->negatives += transaction->negatives;
+	batch->has_lost |= transaction->lost != NULL;
 }
 
 /* Move the next n rows of one store to another, or nowhere. */
@@ -282,6 +305,7 @@ split(Batch *batch, Snapshot snapshot, Batch *held, bool *truncated)
 	kept.transactions = NULL;
 	kept.ntransactions = kept.max_transactions = 0;
 	kept.rows = kept.negatives = 0;
+	kept.has_lost = false;
 	*held = kept;
 	held->store = ib_batch_begin_store();
 
@@ -365,6 +389,7 @@ ib_batch_finish(Batch *batch, Batch *held)
 	batch->max_transactions = held->max_transactions;
 	batch->rows = held->rows;
 	batch->negatives = held->negatives;
+	batch->has_lost = held->has_lost;
 }
 
 /* Whether a transaction waits in the batch. */

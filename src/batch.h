@@ -26,6 +26,7 @@ typedef struct BatchTransaction
 	int64		rows;
 	int64		truncated_at;	/* rows before its last TRUNCATE, -1: none */
 	int64		negatives;		/* rows of weight -1 */
+	const char *lost;			/* why its rows are not all there, or NULL */
 } BatchTransaction;
 
 typedef struct Batch
@@ -49,6 +50,7 @@ typedef struct Batch
 	int64		rows;
 	int64		negatives;
 	char	   *lost;			/* why the changes cannot be trusted, or NULL */
+	bool		has_lost;		/* a transaction is lost */
 	bool		stuck;			/* the last run left it full: it waits for others */
 
 	/* partitions that are not yet those of the frontier (partition.c) */
@@ -75,6 +77,8 @@ extern void ib_batch_empty(Batch *batch);
 extern void ib_batch_set_frontier(Batch *batch, const Frontier *frontier);
 extern void ib_batch_rename_columns(Batch *batch);
 extern void ib_batch_lose(Batch *batch, const char *reason);
+extern char *ib_batch_keep_reason(const char *reason);
+extern void ib_batch_judge(Batch *batch, Snapshot snapshot);
 extern void ib_batch_note_partitions(Batch *batch);
 extern void ib_batch_add_link(Batch *batch, uint64 link);
 extern bool ib_batch_settle(Batch *batch, Snapshot snapshot, Batch *held);

@@ -7,7 +7,8 @@
  * Called by the output plugin, in the middle of decoding: nothing here reads
  * a user's table, writes, or fails because of one pipeline.  What makes the
  * changes of a source unreliable (old values missing, a column of another
- * type) is noted as the reason why a batch is lost, and its path stops.
+ * type) is noted as the reason why this transaction is lost; the run that sees
+ * it stops its path, and a backfill that has seen it goes on.
  *
  * A transaction comes in one of two ways.  A small one arrives as a whole,
  * when it commits, and its rows go straight into the batches.  A large one is
@@ -36,6 +37,9 @@
 /* A longer row is taken apart, to keep only what is needed of it. */
 #define MAX_WHOLE_ROW 256
 
+/* In the place of the number of a stream's part: what is not streamed. */
+#define WHOLE_TRANSACTION 1
+
 /* Consecutive rows of a stream that share their fate. */
 typedef struct Run
 {
@@ -52,7 +56,11 @@ typedef struct StreamPart
 	Batch	   *batch;
 	Tuplestorestate *store;
 	List	   *runs;			/* of Run */
-	char	   *lost;
+	const char *lost;
+	uint64		number;
+	uint64	   *links;			/* by which its rows came (partition.c) */
+	int			nlinks;
+	int			max_links;
 } StreamPart;
 
 typedef struct Stream
@@ -67,6 +75,7 @@ static List *all_batches = NIL;
 static List *streams = NIL;
 static Stream *open_stream = NULL;	/* the one a chunk is arriving of */
 static TransactionId current_subxid;
+static uint64 last_part = WHOLE_TRANSACTION;
 static uint64 rows_decoded = 0;
 
 /* One change at a time is taken apart here. */
@@ -103,8 +112,8 @@ free_part(StreamPart *part)
 {
 	tuplestore_end(part->store);
 	list_free_deep(part->runs);
-	if (part->lost)
-		pfree(part->lost);
+	if (part->links)
+		pfree(part->links);
 	pfree(part);
 }
 
@@ -178,8 +187,7 @@ ib_batches_begin(TransactionId xid, XLogRecPtr commit_lsn,
 			.truncated_at = -1,
 		};
 		batch->touched = false;
-		batch->skip = batch->lost != NULL ||
-			ib_frontier_includes(&batch->frontier, xid, commit_lsn);
+		batch->skip = ib_frontier_includes(&batch->frontier, xid, commit_lsn);
 	}
 }
 
@@ -270,7 +278,7 @@ ib_batches_stream_start(TransactionId xid)
 	{
 		Batch	   *batch = lfirst(lc);
 
-		batch->skip = batch->lost != NULL;
+		batch->skip = false;
 		batch->part = NULL;
 	}
 	foreach(lc, open_stream->parts)
@@ -382,18 +390,13 @@ ib_batches_stream_commit(TransactionId xid, XLogRecPtr commit_lsn,
 			.commit_lsn = commit_lsn,
 			.commit_time = commit_time,
 			.truncated_at = -1,
+			.lost = part->lost,
 		};
 
-		if (batch->lost != NULL ||
-			ib_frontier_includes(&batch->frontier, xid, commit_lsn))
+		if (ib_frontier_includes(&batch->frontier, xid, commit_lsn))
 			continue;
-		if (part->lost != NULL)
-		{
-			batch->lost = part->lost;
-			part->lost = NULL;
-		}
-		else
-			join_batch(part, &transaction);
+		ib_partitions_note_source(batch, part->links, part->nlinks);
+		join_batch(part, &transaction);
 	}
 	end_stream(stream);
 }
@@ -406,10 +409,10 @@ ib_batches_stream_commit(TransactionId xid, XLogRecPtr commit_lsn,
 static void
 mark_lost(Batch *batch, const char *reason)
 {
-	if (batch->part == NULL)
-		ib_batch_lose(batch, reason);
-	else if (batch->part->lost == NULL)
-		batch->part->lost = MemoryContextStrdup(collect_context, reason);
+	const char **lost = batch->part ? &batch->part->lost : &batch->current.lost;
+
+	if (*lost == NULL)
+		*lost = ib_batch_keep_reason(reason);
 	batch->skip = true;
 }
 
@@ -429,6 +432,7 @@ current_run(Batch *batch, bool truncate)
 	{
 		part = palloc0(sizeof(StreamPart));
 		part->batch = batch;
+		part->number = ++last_part;
 		part->store = ib_batch_begin_store();
 		open_stream->parts = lappend(open_stream->parts, part);
 		batch->part = part;
@@ -441,17 +445,46 @@ current_run(Batch *batch, bool truncate)
 	return run;
 }
 
-/* At the first row of a relation, and when something changed. */
+/* A stream may turn out to be known to the batch, so its links are its own. */
 static void
-take_in(Intake *intake)
+add_links(StreamPart *part, const uint64 *links, int nlinks)
 {
-	if (intake->lost)
+	for (int i = 0; i < nlinks; i++)
 	{
-		mark_lost(intake->batch, intake->lost);
-		return;
+		bool		known = false;
+
+		for (int j = 0; j < part->nlinks && !known; j++)
+			known = part->links[j] == links[i];
+		if (known)
+			continue;
+		if (part->nlinks == part->max_links)
+		{
+			part->max_links = Max(16, part->max_links * 2);
+			part->links = part->links == NULL ?
+				MemoryContextAlloc(collect_context, sizeof(uint64) * part->max_links) :
+				repalloc(part->links, sizeof(uint64) * part->max_links);
+		}
+		part->links[part->nlinks++] = links[i];
 	}
-	ib_partitions_note_source(intake->batch, intake->links, intake->nlinks);
-	intake->noted = true;
+}
+
+/* Note once what a relation tells beside its rows. */
+static void
+note_intake(Intake *intake)
+{
+	Batch	   *batch = intake->batch;
+	StreamPart *part = batch->part;
+	uint64		number = part ? part->number : WHOLE_TRANSACTION;
+
+	if (intake->lost)
+		mark_lost(batch, intake->lost);
+	else if (intake->noted_in == number)
+		return;
+	else if (part)
+		add_links(part, intake->links, intake->nlinks);
+	else
+		ib_partitions_note_source(batch, intake->links, intake->nlinks);
+	intake->noted_in = number;
 }
 
 /* Those who may want this transaction's changes of a relation. */
@@ -472,8 +505,8 @@ intakes_of(Relation rel)
 		batch->touched = true;
 		if (open_stream != NULL && batch->part == NULL)
 			(void) current_run(batch, false);
-		if (!intake->noted)
-			take_in(intake);
+		if (intake->tells)
+			note_intake(intake);
 	}
 	return intakes;
 }

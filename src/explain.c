@@ -56,7 +56,9 @@ typedef struct Explanation
 {
 	ReturnSetInfo *rsinfo;
 	PipelineQuery *pq;
-	List	   *rtable;			/* for expressions: of the query, without joins */
+	Query	   *query;			/* it, or the subquery that is being explained */
+	int			source;			/* where the source is, or its subquery, in there */
+	List	   *rtable;			/* for expressions: that of "query", without joins */
 	Oid			state_relation;
 	char	   *state_table;	/* its name */
 	int64		groups;			/* its rows */
@@ -116,7 +118,7 @@ static char *
 expression(Explanation *explain, Node *node)
 {
 	return ib_query_expression(explain->rtable,
-							   flatten_join_alias_vars(explain->pq->query, copyObject(node)));
+							   flatten_join_alias_vars(explain->query, copyObject(node)));
 }
 
 /* A range table by which single expressions can be deparsed: without joins */
@@ -227,10 +229,9 @@ describe_reading(PipelineQuery *pq)
 		Node	   *expr = ib_query_at_source(pq, flatten_join_alias_vars(pq->query,
 																	  copyObject((Node *) key->expr)));
 		Bitmapset  *tables = pull_varnos(NULL, expr);
-		Var		   *column = key->time ?
-			(Var *) ib_query_at_source(pq, (Node *) key->time) : (Var *) expr;
+		Var		   *column = key->time ? key->time : (Var *) expr;
 
-		if (!bms_equal(tables, bms_make_singleton(pq->source_index)))
+		if (key->time == NULL && !bms_equal(tables, bms_make_singleton(pq->source_index)))
 			continue;
 		if (IsA(column, Var) && column->varattno > 0)
 		{
@@ -254,7 +255,8 @@ describe_reading(PipelineQuery *pq)
 	if (columns.len == 0)
 		return psprintf("reads all of %s, for no key is of its columns", name);
 	index = find_index(pq->source, &wanted);
-	return psprintf("reads %s by %s%s: %s", name, columns.data,
+	return psprintf("reads %s by %s%s%s: %s", name, columns.data,
+					pq->sets ? ", whole for a set without these" : "",
 					prunes_partitions(pq->source, &wanted) ? " in the partitions that these lead to" : "",
 					index ? psprintf("index %s serves it", index) :
 					psprintf("no index serves it, CREATE INDEX ON %s (%s)", name, columns.data));
@@ -313,7 +315,6 @@ static JoinType
 find_join(Explanation *explain, Node *node, int lookup, Wanted *wanted,
 		  Wanted *compared)
 {
-	int			source = linitial_int(explain->pq->source_path);
 	JoinType	type = JOIN_INNER;
 	ListCell   *lc;
 
@@ -321,8 +322,8 @@ find_join(Explanation *explain, Node *node, int lookup, Wanted *wanted,
 	{
 		FromExpr   *from = (FromExpr *) node;
 
-		find_joined_columns(flatten_join_alias_vars(explain->pq->query, copyObject(from->quals)),
-							lookup, source, wanted, compared);
+		find_joined_columns(flatten_join_alias_vars(explain->query, copyObject(from->quals)),
+							lookup, explain->source, wanted, compared);
 		foreach(lc, from->fromlist)
 			type = Max(type, find_join(explain, lfirst(lc), lookup, wanted, compared));
 	}
@@ -330,8 +331,8 @@ find_join(Explanation *explain, Node *node, int lookup, Wanted *wanted,
 	{
 		JoinExpr   *join = (JoinExpr *) node;
 
-		find_joined_columns(flatten_join_alias_vars(explain->pq->query, copyObject(join->quals)),
-							lookup, source, wanted, compared);
+		find_joined_columns(flatten_join_alias_vars(explain->query, copyObject(join->quals)),
+							lookup, explain->source, wanted, compared);
 		if (IsA(join->rarg, RangeTblRef) && ((RangeTblRef *) join->rarg)->rtindex == lookup)
 			type = join->jointype;
 		type = Max(type, find_join(explain, join->larg, lookup, wanted, compared));
@@ -368,11 +369,10 @@ describe_tracking(Explanation *explain, int lookup, const Wanted *compared)
 static void
 explain_joins(Explanation *explain)
 {
-	PipelineQuery *pq = explain->pq;
 	int			index = 0;
 	ListCell   *lc;
 
-	foreach(lc, pq->query->rtable)
+	foreach(lc, explain->query->rtable)
 	{
 		RangeTblEntry *rte = lfirst(lc);
 		Wanted		wanted = {0};
@@ -381,9 +381,9 @@ explain_joins(Explanation *explain)
 		char	   *served;
 
 		index++;
-		if (index == linitial_int(pq->source_path) || rte->rtekind == RTE_JOIN || !rte->inFromCl)
+		if (index == explain->source || rte->rtekind == RTE_JOIN || !rte->inFromCl)
 			continue;
-		type = find_join(explain, (Node *) pq->query->jointree, index, &wanted, &compared);
+		type = find_join(explain, (Node *) explain->query->jointree, index, &wanted, &compared);
 		if (rte->rtekind != RTE_RELATION)
 		{
 			put_row(explain, psprintf("join %s", rte->eref->aliasname), DELTA, -1, 0,
@@ -402,11 +402,23 @@ explain_joins(Explanation *explain)
 static void
 explain_filter(Explanation *explain)
 {
-	Node	   *quals = explain->pq->query->jointree->quals;
+	Node	   *quals = explain->query->jointree->quals;
 
 	if (quals != NULL)
 		put_row(explain, psprintf("filter %s", expression(explain, quals)), DELTA, -1, 0,
 				"evaluated for each change");
+}
+
+/* Look at a query on the way to the source: 0 is the pipeline's own. */
+static void
+enter_query(Explanation *explain, int level)
+{
+	explain->query = explain->pq->query;
+	for (int i = 0; i < level; i++)
+		explain->query = rt_fetch(list_nth_int(explain->pq->source_path, i),
+								  explain->query->rtable)->subquery;
+	explain->source = list_nth_int(explain->pq->source_path, level);
+	explain->rtable = rtable_of_expressions(explain->query);
 }
 
 static void
@@ -424,7 +436,8 @@ explain_keys(Explanation *explain)
 		KeyColumn  *key = lfirst(lc);
 		const char *name = quote_identifier(key->name);
 
-		append_item(&keys, name);
+		if (key->expr != NULL)
+			append_item(&keys, name);
 		if (key->time == NULL)
 			continue;
 		explain->window = key;
@@ -435,7 +448,8 @@ explain_keys(Explanation *explain)
 				"each change is assigned to its window");
 	}
 	explain->window = first;
-	put_row(explain, keys.len ? psprintf("group by %s", keys.data) : "one group", strategy,
+	put_row(explain, keys.len == 0 ? "one group" :
+			psprintf(pq->sets ? "group by sets of %s" : "group by %s", keys.data), strategy,
 			explain->groups,
 			DatumGetInt64(DirectFunctionCall1(pg_total_relation_size,
 											  ObjectIdGetDatum(explain->state_relation))),
@@ -569,10 +583,14 @@ ib_explain_pipeline(PG_FUNCTION_ARGS)
 
 	SPI_connect();
 	explain.pq = find_pipeline(&explain, relation);
-	explain.rtable = rtable_of_expressions(explain.pq->query);
 	explain.reading = describe_reading(explain.pq);
-	explain_joins(&explain);
-	explain_filter(&explain);
+	/* from the source upwards */
+	for (int level = list_length(explain.pq->source_path) - 1; level >= 0; level--)
+	{
+		enter_query(&explain, level);
+		explain_joins(&explain);
+		explain_filter(&explain);
+	}
 	explain_keys(&explain);
 	foreach(lc, explain.pq->aggregates)
 		explain_aggregate(&explain, lfirst(lc));

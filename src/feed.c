@@ -160,7 +160,7 @@ make_intake(Batch *batch, Relation rel, const uint64 *links, int nlinks)
 		elog(ERROR, "could not open relation with OID %u", batch->source);
 
 	map_columns(intake, rel, source);
-	intake->noted = nlinks == 0 && intake->lost == NULL;
+	intake->tells = nlinks > 0 || intake->lost != NULL;
 	intake->full_old_rows = rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL;
 	intake->old_rows_suffice = intake->lost == NULL &&
 		ib_source_old_rows_suffice(rel, intake->columns, batch->nneeded);

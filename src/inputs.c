@@ -135,6 +135,32 @@ ib_inputs_lost(const IbPath *path)
 	return NULL;
 }
 
+/* Whether some changes cannot be trusted; a run finds out if it needs them. */
+bool
+ib_inputs_in_doubt(const IbPath *path)
+{
+	ListCell   *lc;
+
+	foreach(lc, path->inputs)
+	{
+		Batch	   *batch = ((PathInput *) lfirst(lc))->batch;
+
+		if (batch->lost || batch->has_lost)
+			return true;
+	}
+	return false;
+}
+
+/* Lose the batches of which the snapshot sees a transaction that is lost. */
+void
+ib_inputs_judge(IbPath *path, Snapshot snapshot)
+{
+	ListCell   *lc;
+
+	foreach(lc, path->inputs)
+		ib_batch_judge(((PathInput *) lfirst(lc))->batch, snapshot);
+}
+
 /* Whether a batch is full that a run may empty. */
 bool
 ib_inputs_full(const IbPath *path)

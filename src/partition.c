@@ -235,10 +235,11 @@ lose_gone(Batch *batch, Oid partition)
 
 /*
  * New links that rows came by: they are known now, or their transaction is not
- * yet visible or never will be; else the partition joined and went.
+ * yet visible or never will be; else the partition joined and went, which only
+ * matters if its rows did not go with those that a backfill replaces.
  */
 static void
-settle_new_links(Batch *batch, Datum seen)
+settle_new_links(Batch *batch, Datum seen, bool backfill)
 {
 	int			kept = 0;
 
@@ -250,7 +251,7 @@ settle_new_links(Batch *batch, Datum seen)
 			continue;
 		if (XidInMVCCSnapshot(xid_of_link(link), GetActiveSnapshot()))
 			batch->new_links[kept++] = link;
-		else if (TransactionIdDidCommit(xid_of_link(link)))
+		else if (!backfill && TransactionIdDidCommit(xid_of_link(link)))
 			lose_gone(batch, partition_of_link(link));
 	}
 	batch->nnew_links = kept;
@@ -307,7 +308,7 @@ ib_partitions_follow(Batch *batch, Frontier *frontier)
 										  get_rel_name(partition_of_link(links[i])),
 										  get_rel_name(batch->source)));
 	}
-	settle_new_links(batch, seen);
+	settle_new_links(batch, seen, false);
 	if (batch->nnew_links == 0 && frontier->aligned)
 		batch->changes_followed = batch->changes_visible;
 	after = make_links(next, nnext);
@@ -324,7 +325,7 @@ ib_partitions_start(Batch *batch, Frontier *frontier)
 	if (!batch->partitioned)
 		return;
 	frontier->partitions = ib_partitions_read(batch->source);
-	settle_new_links(batch, frontier->partitions);
+	settle_new_links(batch, frontier->partitions, true);
 }
 
 /* ----------------------------------------------------------------

@@ -57,7 +57,6 @@ typedef struct IbPath
 	XLogRecPtr	confirmable;	/* stored and flushed */
 	int64		ran_at;			/* monotonic, microseconds; 0: never */
 	int64		retry_at;		/* monotonic; after it was in the way of a lock */
-	bool		started_over;	/* a backfill whose batch was lost */
 	bool		seen;			/* by the reload under way */
 } IbPath;
 
@@ -85,6 +84,8 @@ extern void ib_inputs_set_frontier(IbPath *path, const Frontier *frontier);
 extern bool ib_inputs_have_work(const IbPath *path);
 extern int64 ib_inputs_rows(const IbPath *path);
 extern const char *ib_inputs_lost(const IbPath *path);
+extern bool ib_inputs_in_doubt(const IbPath *path);
+extern void ib_inputs_judge(IbPath *path, Snapshot snapshot);
 extern bool ib_inputs_full(const IbPath *path);
 extern void ib_inputs_note_stuck(IbPath *path);
 extern bool ib_inputs_have_transaction(TransactionId xid, void *path);

@@ -573,6 +573,8 @@ ib_query_ungrouped(PipelineQuery *pq)
 	query->groupDistinct = false;
 	query->groupingSets = NIL;
 	query->distinctClause = NIL;
+	query->windowClause = NIL;
+	query->hasWindowFuncs = false;
 	query->sortClause = NIL;
 	query->limitCount = NULL;
 	query->limitOption = LIMIT_OPTION_COUNT;
@@ -604,8 +606,12 @@ ib_query_rows_of(PipelineQuery *pq, List *stand_ins, int sign)
 			expr = (Expr *) use_window_start((Node *) expr, NULL);
 		add_target(query, expr, key->name);
 		if (!from_batch && key->time != NULL)
-			add_target(query, (Expr *) copyObject(key->time),
-					   psprintf(INPUT_TIME "%d", key->number));
+		{
+			char	   *name = psprintf(INPUT_TIME "%d", key->number);
+
+			add_target(query, ib_query_expose(pq, query, (Expr *) copyObject(key->time), name),
+					   name);
+		}
 	}
 	foreach(lc, pq->inputs)
 	{

@@ -150,7 +150,7 @@ typedef struct PipelineQuery
 	int			source_index;	/* in the range table of that */
 	RangeTblEntry *source_entry;	/* there */
 	Oid			source;
-	List	   *relations;		/* OIDs of all that the query names, the source too */
+	List	   *relations;		/* OIDs of all that the query reads, the source too */
 	Bitmapset  *needed;			/* the source's columns that are read */
 	List	   *keys;			/* of KeyColumn */
 	List	   *sets;			/* of GroupingSetRows; NIL: a plain GROUP BY */

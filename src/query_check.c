@@ -19,7 +19,9 @@
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
+#include "optimizer/tlist.h"
 #include "rewrite/rewriteHandler.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/rel.h"
@@ -64,6 +66,71 @@ ib_refuse_clause(const char *what, const char *detail, const char *hint)
  * ----------------------------------------------------------------
  */
 
+/* Do a window's PARTITION BY and ORDER BY tell all groups apart? */
+static bool
+orders_groups(Query *query, WindowClause *window)
+{
+	List	   *clauses = list_concat_copy(window->partitionClause, window->orderClause);
+	ListCell   *lc;
+	ListCell   *lk;
+
+	if (query->groupingSets)
+		return false;			/* rows of two sets can have the same keys */
+	foreach(lc, query->groupClause)
+	{
+		Node	   *key = get_sortgroupclause_expr(lfirst(lc), query->targetList);
+
+		foreach(lk, clauses)
+		{
+			if (equal(key, get_sortgroupclause_expr(lfirst(lk), query->targetList)))
+				break;
+		}
+		if (lk == NULL)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Window functions are computed over the groups, when the pipeline is queried.
+ * Groups that are equal in the window's order come in any order; some functions
+ * give the same result to all of them.
+ */
+static bool
+refuse_open_windows(Node *node, Query *query)
+{
+	static const Oid tie_proof[] = {F_RANK_, F_DENSE_RANK_, F_PERCENT_RANK_, F_CUME_DIST_};
+	static const char *const tie_proof_aggregates[] = {
+		"avg", "bool_and", "bool_or", "count", "every", "max", "min", "sum"
+	};
+	WindowFunc *func = (WindowFunc *) node;
+	WindowClause *window;
+	bool		proof = false;
+
+	if (node == NULL || IsA(node, Query))
+		return false;
+	if (!IsA(node, WindowFunc))
+		return expression_tree_walker(node, refuse_open_windows, query);
+
+	window = list_nth_node(WindowClause, query->windowClause, func->winref - 1);
+	for (int i = 0; i < lengthof(tie_proof); i++)
+		proof |= func->winfnoid == tie_proof[i];
+	if ((window->frameOptions & (FRAMEOPTION_ROWS | FRAMEOPTION_EXCLUSION)) == 0 &&
+		get_func_namespace(func->winfnoid) == PG_CATALOG_NAMESPACE)
+	{
+		for (int i = 0; i < lengthof(tie_proof_aggregates); i++)
+			proof |= strcmp(get_func_name(func->winfnoid), tie_proof_aggregates[i]) == 0;
+	}
+	if (!proof && !orders_groups(query, window))
+		ereport(ERROR,
+				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				errmsg("a pipeline's query cannot call window function %s in this order",
+					   format_procedure(func->winfnoid)),
+				errdetail("Groups that are equal in PARTITION BY and ORDER BY come in any order, and so its result for them is left open."),
+				errhint("Add all columns of GROUP BY to the window's ORDER BY."));
+	return false;
+}
+
 void
 ib_check_clauses(Query *query)
 {
@@ -87,10 +154,12 @@ ib_check_clauses(Query *query)
 		ib_refuse_clause("DISTINCT ON",
 						 "Which of several rows it shows is not in the groups.",
 						 "Use GROUP BY with min or max, or DISTINCT ON in a query on the pipeline's relation.");
-	if (query->hasWindowFuncs)
-		ib_refuse_clause("window functions",
+	if (query->hasWindowFuncs && !grouped)
+		ib_refuse_clause("window functions over rows that are not grouped",
 						 "A new row can change the result of every other row.",
-						 "Use them in a query on the pipeline's relation.");
+						 "Group the rows, or use window functions in a query on the pipeline's relation.");
+	if (query->hasWindowFuncs)
+		(void) refuse_open_windows((Node *) query->targetList, query);
 	if (query->limitOffset ||
 		(query->limitCount && query->limitOption != LIMIT_OPTION_WITH_TIES))
 		ib_refuse_clause("LIMIT or OFFSET",
@@ -179,13 +248,14 @@ reads_table(Oid relid, Oid table)
 static void
 check_view(Oid view, CheckContext *outer)
 {
-	CheckContext context = {.pq = outer->pq, .view = view};
+	CheckContext context = {.pq = outer->pq, .view = view, .relations = outer->relations};
 	Relation	rel = table_open(view, AccessShareLock);
 	Query	   *query = copyObject(get_view_query(rel));
 
 	table_close(rel, NoLock);
 	check_stack_depth();
 	(void) check_tree((Node *) query, &context);
+	outer->relations = context.relations;
 }
 
 static void
@@ -264,7 +334,7 @@ check_tree(Node *node, CheckContext *context)
 
 /*
  * Check all that the query reads and calls; the source is known.  Returns the
- * OIDs of the tables and views that it names.
+ * OIDs of the tables and views that it reads, those below views too.
  */
 List *
 ib_check_everything(PipelineQuery *pq)

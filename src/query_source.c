@@ -156,6 +156,34 @@ drop_join_aliases(Node *node)
 	}
 }
 
+/* Columns are to be deparsed as what they are, not as a join's. */
+static bool
+forget_joined_names(Node *node, Index *depth)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var))
+	{
+		Var		   *var = (Var *) node;
+
+		if (var->varlevelsup == *depth)
+		{
+			var->varnosyn = var->varno;
+			var->varattnosyn = var->varattno;
+		}
+		return false;
+	}
+	if (IsA(node, Query))
+	{
+		(*depth)++;
+		(void) query_tree_walker((Query *) node, forget_joined_names, depth,
+								 QTW_IGNORE_JOINALIASES);
+		(*depth)--;
+		return false;
+	}
+	return expression_tree_walker(node, forget_joined_names, depth);
+}
+
 /*
  * Columns of joins stand for columns of what is joined, and a join's alias is
  * nobody's then.  (An alias hides the names below it, the batch's too.)
@@ -163,6 +191,7 @@ drop_join_aliases(Node *node)
 static void
 flatten_joins(Query *query)
 {
+	Index		depth = 0;
 	ListCell   *lc;
 
 	query->targetList = (List *)
@@ -196,6 +225,7 @@ flatten_joins(Query *query)
 				break;
 		}
 	}
+	(void) query_tree_walker(query, forget_joined_names, &depth, QTW_IGNORE_JOINALIASES);
 }
 
 /*

@@ -128,21 +128,24 @@ find_size(KeyColumn *key, FuncExpr *call, Var *time, bool is_end)
 	key->length = DatumGetCString(DirectFunctionCall1(interval_out, IntervalPGetDatum(size)));
 }
 
-/* The call whose result a key is: itself, or a function in FROM */
+/*
+ * The call whose result a key is: itself, be it below in a subquery, or a
+ * function in FROM.
+ */
 static FuncExpr *
 call_of_key(PipelineQuery *pq, KeyColumn *key)
 {
 	Var		   *var = (Var *) key->expr;
 	RangeTblEntry *rte;
 
-	if (IsA(var, FuncExpr))
-		return (FuncExpr *) var;
-	if (!IsA(var, Var) || var->varlevelsup != 0)
-		return NULL;
+	if (var == NULL || !IsA(var, Var) || var->varlevelsup != 0)
+		return (FuncExpr *) ib_query_at_source(pq, (Node *) var);
 	rte = rt_fetch(var->varno, pq->query->rtable);
-	if (rte->rtekind != RTE_FUNCTION || list_length(rte->functions) != 1 || var->varattno > 2)
+	if (rte->rtekind != RTE_FUNCTION)
+		return (FuncExpr *) ib_query_at_source(pq, (Node *) var);
+	if (list_length(rte->functions) != 1 || var->varattno > 2)
 		return NULL;
-	return (FuncExpr *) linitial_node(RangeTblFunction, rte->functions)->funcexpr;
+	return (FuncExpr *) ib_query_at_source(pq, linitial_node(RangeTblFunction, rte->functions)->funcexpr);
 }
 
 /* Is a key a window of one of the source's columns?  Then say how long. */
@@ -157,11 +160,12 @@ ib_recompute_find_window(PipelineQuery *pq, KeyColumn *key)
 		return;
 	sized = ib_is_window_function(call->funcid);
 	time = sized || list_length(call->args) == 1 ? linitial(call->args) : lsecond(call->args);
-	if (!IsA(time, Var) || ib_query_source_column(pq, (Expr *) time) == InvalidAttrNumber)
+	if (!IsA(time, Var) || time->varno != pq->source_index || time->varlevelsup != 0 ||
+		time->varattno <= 0)
 		return;
 	if (sized)
 	{
-		find_size(key, call, time, IsA(key->expr, Var) && ((Var *) key->expr)->varattno == 2);
+		find_size(key, call, time, call->funcretset && ((Var *) key->expr)->varattno == 2);
 		return;
 	}
 	if (time->vartype != TIMESTAMPOID && time->vartype != TIMESTAMPTZOID)
@@ -274,6 +278,7 @@ evaluate_groups(PipelineQuery *pq, GroupingSetRows *set, const char *source_rows
 {
 	List	   *keys = set ? set->keys : pq->keys;
 	KeyColumn  *window = window_key(pq);
+	bool		by_time = window != NULL && list_member_ptr(keys, window);
 	StringInfoData text;
 	StringInfoData rows;
 	StringInfoData group_by;
@@ -301,11 +306,9 @@ evaluate_groups(PipelineQuery *pq, GroupingSetRows *set, const char *source_rows
 	if (set)
 		appendStringInfo(&rows, " AND " GROUPING_SET_COLUMN " = %d", set->number);
 	appendStringInfo(&rows, ") g ON %s", same_group(keys, "t", "g", nulls));
-	if (window != NULL && !list_member_ptr(keys, window))
-		 /* of any time */ ;
-	else if (window != NULL && bms_is_member(window->number, nulls))
+	if (by_time && bms_is_member(window->number, nulls))
 		appendStringInfo(&rows, " WHERE t." INPUT_TIME "%d IS NULL", window->number);
-	else if (window != NULL && times != NULL)
+	else if (by_time && times != NULL)
 		appendStringInfo(&rows, " WHERE (%s)", times);
 	if (pq->in_order)
 	{

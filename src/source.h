@@ -48,7 +48,8 @@ typedef struct Intake
 	char	   *lost;			/* why its rows are of no use, or NULL */
 	int			nlinks;			/* what makes it a partition of the source */
 	uint64	   *links;
-	bool		noted;			/* the batch knows them, and nothing is lost */
+	bool		tells;			/* there are links, or a loss, to note */
+	uint64		noted_in;		/* by what they were noted last (collect.c) */
 } Intake;
 
 extern List *ib_feed_intakes(Relation rel, List *batches);

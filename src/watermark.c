@@ -261,6 +261,12 @@ ib_watermark_check(PipelineQuery *pq, AttrNumber event_time)
 				errmsg("lateness is not supported with GROUPING SETS, ROLLUP or CUBE"),
 				errdetail("Totals over all windows would never close."),
 				errhint("Group by the window alone, and sum over the pipeline's relation."));
+	if (pq->query->hasWindowFuncs || pq->query->limitCount)
+		ereport(ERROR,
+				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				errmsg("lateness is not supported with window functions or FETCH FIRST"),
+				errdetail("A row of the result would depend on other windows, which late changes may have been kept out of."),
+				errhint("Use them in a query on the pipeline's relation."));
 }
 
 /* ----------------------------------------------------------------

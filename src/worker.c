@@ -628,17 +628,8 @@ run_path(IbPath *path, const char *reason, bool store)
 
 	if (done && path->statements != NULL)
 		path->statements->proven = true;
-	if (done)
-		path->started_over = false;
 	if (ib_inputs_lost(path))
-	{
-		/* changes from before a backfill do not matter: collect from here on */
-		if (path->row->state != PATH_RUNNING && !path->started_over)
-			stop_collecting(path);
-		else
-			lose_place(path, ib_inputs_lost(path));
-		path->started_over = !path->started_over;
-	}
+		lose_place(path, ib_inputs_lost(path));
 	else if (!done)
 		path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
 	ib_inputs_note_stuck(path);
@@ -662,7 +653,7 @@ due(IbPath *path, bool caught_up, TimestampTz as_of)
 		return NULL;
 	if (path->row->state != PATH_RUNNING)
 		return "backfill";
-	if (ib_inputs_lost(path))
+	if (ib_inputs_in_doubt(path))
 		return "lost";
 	/* the decoder went back for another path and is not yet here again */
 	if (!has_work &&
@@ -757,6 +748,9 @@ wait_for_work(XLogRecPtr seen)
 
 	pg_atomic_write_u32(&me->wake_on_commit, wake_on_commit);
 	if (wake_on_commit && GetFlushRecPtr(NULL) > read_upto && !ib_batches_full())
+		wait = 0;
+	/* full batches kept this round from reading on, and have made room */
+	if (seen > read_upto && reading_is_of_use() && !ib_batches_full())
 		wait = 0;
 	events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 					   (wait + 999) / 1000, PG_WAIT_EXTENSION);

@@ -83,9 +83,6 @@ sub weighted
 	die "no weight";
 }
 
-# What the grammar has, by what the engine can do
-my %has = map { $_ => 1 } qw(aggregates);
-
 # ---------------------------------------------------------------------------
 # Types and values
 #
@@ -269,8 +266,8 @@ sub create_source
 	{
 		my $names = join ', ', map { $_->{name} } usable($source);
 
-		push @steps, "CREATE UNIQUE INDEX source_identity ON $name ($names)",
-		  "ALTER TABLE $name REPLICA IDENTITY USING INDEX source_identity";
+		push @steps, "CREATE UNIQUE INDEX " . $name =~ s/fuzz.//r . "_identity ON $name ($names)",
+		  "ALTER TABLE $name REPLICA IDENTITY USING INDEX " . $name =~ s/fuzz.//r . "_identity";
 	}
 	return map { { on => 'm', sql => $_, setup => 1 } } @steps;
 }
@@ -463,7 +460,7 @@ sub random_aggregate
 	my $column = pick(@columns);
 	my $c      = $column->{ref};
 	my $filter = chance(0.3) ? ' FILTER (WHERE ' . predicate(pick(@columns)) . ')' : '';
-	my $function = weighted(count_all => 2, count => 2, sum => 5, avg => 4, min => 3, max => 3, $has{aggregates} ? (other => 5) : ());
+	my $function = weighted(count_all => 2, count => 2, sum => 5, avg => 4, min => 3, max => 3, other => 5);
 	my @fit;
 
 	return other_aggregate($filter, @columns) if $function eq 'other';
@@ -572,7 +569,7 @@ sub random_output
 	if ($wrap eq 'coalesce') { $output->{picture} = 'coalesce(%s, 0)' }
 	elsif ($wrap eq 'case')  { $output->{picture} = 'CASE WHEN count(*) > 2 THEN %s END' }
 	elsif ($wrap eq 'ratio') { $output->{picture} = '%s / nullif(count(*), 0)' }
-	else                     { $output->{picture} = '%s + 1' }
+	else                     { $output->{picture} = '%s - 1' }
 	return $output;
 }
 
@@ -590,6 +587,14 @@ sub random_join
 	if ($has->{code} && chance(0.2))
 	{
 		push @joins, { sql => pick('JOIN', 'LEFT JOIN') . ' fuzz.region r ON r.code = s.code', columns => \@region_columns };
+	}
+	if ($has->{at} && chance(0.12))
+	{
+		my $hop = pick("'1 hour', '20 min'", "'24 hours', '8 hours'", "'2 months', '1 month'", "'1 week', '1 day'");
+
+		push @joins, { sql => "CROSS JOIN incbatch.hop(s.at, $hop) AS w(window_start, window_end)", columns => [
+			{ name => 'w.window_start', type => 'timestamp', like => 'window', form => 1, values => [ '2024-03-31 00:00', '2024-01-01 00:00' ] },
+			{ name => 'w.window_end', type => 'timestamp', like => 'window', form => 1, values => [ '2024-03-31 03:00', '2024-03-01 00:00' ] }] };
 	}
 	return @joins;
 }
@@ -628,7 +633,20 @@ sub random_pipeline
 		push @{ $pipeline->{having} },
 		  pick('count(*) > 1', 'count(*) % 3 <> 0', 'count(*) <= 4', random_aggregate(@columns)->{call} . ' IS NOT NULL');
 	}
+	# windows without one in a key would only count rows several times
+	if (my ($window) = grep { $_->{like} eq 'window' } @columns)
+	{
+		push @{ $pipeline->{keys} }, { sql => $window->{ref}, form => 1, shown => 1 }
+		  unless grep { $_->{sql} eq $window->{ref} } @{ $pipeline->{keys} };
+	}
 	$pipeline->{ordinals} = chance(0.3);
+	$pipeline->{distinct} = chance(0.1);
+	if ($source->{identity} ne 'index' && chance(0.2))
+	{
+		$pipeline->{inner} = ['true'];
+		push @{ $pipeline->{inner} }, predicate({ %$_, ref => $_->{name} }) foreach chance(0.5) ? pick(usable($source)) : ();
+		$pipeline->{with} = chance(0.4);
+	}
 	return $pipeline;
 }
 
@@ -655,7 +673,14 @@ sub query_of
 		  sprintf($output->{picture}, map { $_->{call} . $_->{filter} } @{ $output->{aggregates} }) . ' AS a' . ++$n;
 		push @columns, { name => "a$n", %$output };
 	}
-	my $sql = 'SELECT ' . join(', ', @select) . " FROM $pipeline->{source} s";
+	my $sql  = 'SELECT ' . ($pipeline->{distinct} ? 'DISTINCT ' : '') . join(', ', @select);
+	my $from = $pipeline->{source};
+	if ($pipeline->{inner})
+	{
+		$from = "(SELECT * FROM $from WHERE " . join(' AND ', @{ $pipeline->{inner} }) . ')';
+		($sql, $from) = ("WITH kept AS $from $sql", 'kept') if $pipeline->{with};
+	}
+	$sql .= " FROM $from s";
 	$sql .= " $_" foreach @{ $pipeline->{joins} };
 	$sql .= ' WHERE ' . join(' AND ', @{ $pipeline->{where} }) if @{ $pipeline->{where} };
 	$sql .= ' GROUP BY ' . join(', ', @group) if @group;
@@ -966,7 +991,7 @@ sub misfortune
 		$allows = qr/without its old values|does not tell old values/;
 		@before = ("ALTER TABLE $t REPLICA IDENTITY " . pick('DEFAULT', 'NOTHING'));
 		@after  = ("ALTER TABLE $t REPLICA IDENTITY "
-			  . ($source->{identity} eq 'index' ? 'USING INDEX source_identity' : $source->{identity} eq 'append' ? 'DEFAULT' : 'FULL'));
+			  . ($source->{identity} eq 'index' ? 'USING INDEX ' . $t =~ s/fuzz.//r . '_identity' : $source->{identity} eq 'append' ? 'DEFAULT' : 'FULL'));
 	}
 	elsif ($kind eq 'unlogged')
 	{

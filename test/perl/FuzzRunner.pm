@@ -373,7 +373,21 @@ sub verify
 	my (undef, @columns) = query_of($pipeline);
 
 	return if grep { $_->{equals} } @columns;
-	my $rows = $self->must('m', "SELECT v::text FROM incbatch.verify_pipeline('$pipeline->{name}') v LIMIT 10");
+	my $name = $pipeline->{name};
+	my $sql  = "SELECT v::text FROM incbatch.verify_pipeline('$name') v LIMIT 10";
+	my ($rows, $state) = $self->ask_session('m', $sql);
+
+	# it may have stopped meanwhile, if something that the program did allows it
+	if ($state eq '55000')
+	{
+		$self->bring_back($name, $self->states->{$name});
+		$self->catch_up($name, 'refresh');
+		$rows = $self->must('m', $sql);
+	}
+	elsif ($state ne '00000')
+	{
+		die { kind => kind_of($state, 'error'), text => "$sql\n$rows" };
+	}
 	die { kind => 'verify', text => "$pipeline->{name}: " . query_of($pipeline) . "\n$rows" } if $rows ne '';
 	return;
 }

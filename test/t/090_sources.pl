@@ -171,6 +171,26 @@ lost_after('detached and attached again, changed meanwhile', 'fast', qr/"orders_
 	'UPDATE orders_3 SET amount = amount + 1',
 	'ALTER TABLE orders ATTACH PARTITION orders_3 FOR VALUES FROM (200000) TO (300000)');
 
+# A large transaction is open, so what a rebuild collects is read again from
+# before: rows that a dropped partition took along, and an UPDATE that did not
+# tell its old values.
+{
+	my $session = session($node, 'postgres');
+
+	ask($session, q{BEGIN; INSERT INTO plain SELECT i, 1, 1 FROM generate_series(30001, 36000) AS i});
+	lost_after('dropped beside a large transaction', '', qr/was dropped/,
+		'CREATE TABLE orders_6 PARTITION OF orders FOR VALUES FROM (500000) TO (600000)',
+		q{INSERT INTO orders VALUES (500001, 'short', 1)},
+		'DROP TABLE orders_6');
+	sql(q{CREATE TABLE orders_6 PARTITION OF orders FOR VALUES FROM (500000) TO (600000)},
+		q{INSERT INTO orders VALUES (500001, 'other', 1)});
+	are_exact($node, 'postgres', \@parted, 'a new partition beside a large transaction');
+	lost_after('no old values beside a large transaction', '', qr/without its old values/,
+		q{UPDATE orders SET amount = 2 WHERE id = 500001});
+	ask($session, 'ROLLBACK');
+	end_session($session);
+}
+
 # An old partition goes; a pipeline that only takes rows in does not mind.
 create_pipeline($node, 'postgres', 'kept', $query{'parted'}, append_only => 'true');
 $node->safe_psql('postgres', q{CALL incbatch.refresh_pipeline('kept')});
