@@ -275,6 +275,11 @@ load_paths(void)
 	begin_work("reading pipelines");
 	if (ib_catalog_exists())
 		rows = ib_catalog_paths();
+	if (rows != NIL && ib_decode_is_open() && !ib_catalog_slot_is_at_home())
+		ereport(FATAL,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("incbatch was dropped and created again in this database"),
+				errdetail("The worker starts anew, for what it knows is of the pipelines before."));
 	foreach(lc, rows)
 		update_path(lfirst(lc));
 	end_work();

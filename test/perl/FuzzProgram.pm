@@ -1211,9 +1211,9 @@ sub random_program
 
 	my @pipelines = map { random_pipeline($_, pick(@sources)) } 1 .. weighted(1 => 3, 2 => 3, 3 => 2);
 	$pipelines[$_]{number} = $_ foreach 0 .. $#pipelines;
-	# lookups change where all pipelines that join them follow
+	# lookups change where all pipelines that join them can follow
 	my @joining = grep { @{ $_->{joins} } } @pipelines;
-	$state->{tracks} = @joining && chance(0.6);
+	$state->{tracks} = @joining && !(grep { $_->{inner} } @joining) && chance(0.6);
 	$_->{options} .= ', track_lookups => true' foreach $state->{tracks} ? @joining : ();
 	my @waiting = @pipelines;
 	foreach my $stage (1 .. between(2, 4))

@@ -108,6 +108,18 @@ DROP TABLE IF EXISTS shop.by_category_state CASCADE;
 CREATE EXTENSION incbatch});
 	create_pipeline($node, 'later', $name, $query{$name}, trigger_interval => '0');
 	are_exact($node, 'later', [$name], 'created again');
+
+	# Both at once, so that no worker sees it dropped.
+	$node->safe_psql('later', join ";\n", 'BEGIN',
+		'DROP EXTENSION incbatch CASCADE',
+		'DROP VIEW IF EXISTS shop.by_category, shop.by_category_batch CASCADE',
+		'DROP TABLE IF EXISTS shop.by_category_state CASCADE',
+		'CREATE EXTENSION incbatch',
+		IncBatch::create_pipeline_sql($name, $query{$name}, trigger_interval => '0'),
+		'COMMIT');
+	are_exact($node, 'later', [$name], 'dropped and created in one transaction');
+	is($node->safe_psql('later', 'SELECT state FROM incbatch.pipelines'),
+		'running', 'and nobody takes it for a copy');
 };
 
 subtest 'statements on a database with a running pipeline' => sub {
