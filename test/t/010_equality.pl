@@ -15,7 +15,7 @@
 # The negative controls damage an aggregate by hand: each of the checks above
 # must notice.
 #
-# LOAD_SECONDS (default 25) is the length of the load.
+# LOAD_SECONDS (default 40) is the length of the load.
 
 use strict;
 use warnings;
