@@ -421,10 +421,18 @@ put_windows(FunctionCallInfo fcinfo, Timestamp time, WindowSize size,
 	}
 }
 
+/* Read size and slide and begin the result; false: an argument is NULL. */
 static bool
-hop_has_nulls(FunctionCallInfo fcinfo)
+begin_hop(FunctionCallInfo fcinfo, WindowSize (*read_size) (const Interval *, const char *),
+		  WindowSize *size, WindowSize *slide)
 {
-	return PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2);
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
+		return false;
+	*size = read_size(PG_GETARG_INTERVAL_P(1), "size");
+	*slide = read_size(PG_GETARG_INTERVAL_P(2), "slide");
+	check_slide(*size, *slide);
+	return true;
 }
 
 Datum
@@ -433,12 +441,8 @@ ib_hop_timestamp(PG_FUNCTION_ARGS)
 	WindowSize	size;
 	WindowSize	slide;
 
-	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
-	if (hop_has_nulls(fcinfo))
+	if (!begin_hop(fcinfo, window_size, &size, &slide))
 		return (Datum) 0;
-	size = window_size(PG_GETARG_INTERVAL_P(1), "size");
-	slide = window_size(PG_GETARG_INTERVAL_P(2), "slide");
-	check_slide(size, slide);
 	if (!TIMESTAMP_NOT_FINITE(PG_GETARG_TIMESTAMP(0)))
 		put_windows(fcinfo, PG_GETARG_TIMESTAMP(0), size, slide,
 					window_origin(fcinfo, 3, slide), identical);
@@ -452,12 +456,8 @@ ib_hop_timestamptz(PG_FUNCTION_ARGS)
 	WindowSize	slide;
 	TimestampTz time;
 
-	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
-	if (hop_has_nulls(fcinfo))
+	if (!begin_hop(fcinfo, window_size, &size, &slide))
 		return (Datum) 0;
-	size = window_size(PG_GETARG_INTERVAL_P(1), "size");
-	slide = window_size(PG_GETARG_INTERVAL_P(2), "slide");
-	check_slide(size, slide);
 	time = PG_GETARG_TIMESTAMPTZ(0);
 	if (TIMESTAMP_NOT_FINITE(time))
 		return (Datum) 0;
@@ -475,12 +475,8 @@ ib_hop_date(PG_FUNCTION_ARGS)
 	WindowSize	size;
 	WindowSize	slide;
 
-	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
-	if (hop_has_nulls(fcinfo))
+	if (!begin_hop(fcinfo, date_window_size, &size, &slide))
 		return (Datum) 0;
-	size = date_window_size(PG_GETARG_INTERVAL_P(1), "size");
-	slide = date_window_size(PG_GETARG_INTERVAL_P(2), "slide");
-	check_slide(size, slide);
 	if (!DATE_NOT_FINITE(PG_GETARG_DATEADT(0)))
 		put_windows(fcinfo, date_time(PG_GETARG_DATEADT(0)), size, slide,
 					date_origin(fcinfo, 3, slide), date_datum);
