@@ -42,20 +42,6 @@ SELECT incbatch.create_pipeline('windows', $$
 	SELECT date_trunc('day', ts) AS day, product, count(*), min(price), max(ts), count(DISTINCT region) AS regions FROM sales GROUP BY GROUPING SETS ((1, 2), (1), (2))
 $$);
 
-CREATE PROCEDURE all_exact(INOUT pipelines int DEFAULT 0, INOUT inexact text DEFAULT '')
-LANGUAGE plpgsql AS $$
-DECLARE
-	p text;
-	d bigint; s bigint; v bigint;
-BEGIN
-	FOR p IN SELECT pipeline FROM incbatch.pipelines ORDER BY 1 LOOP
-		CALL exact(p, d, s, v);
-		pipelines := pipelines + 1;
-		IF d + s + v <> 0 THEN
-			inexact := inexact || p || ' ';
-		END IF;
-	END LOOP;
-END $$;
 CALL all_exact();
 SELECT * FROM rolled ORDER BY region, product, count;
 SELECT * FROM twice WHERE product IS NULL ORDER BY region, count;

@@ -60,20 +60,6 @@ SELECT incbatch.create_pipeline('aliased', $$
 	SELECT x.b, y.z, count(*) FROM sales AS x (a, b, c) JOIN product AS y (b, z) USING (b) GROUP BY x.b, y.z
 $$);
 
-CREATE PROCEDURE all_exact(INOUT pipelines int DEFAULT 0, INOUT inexact text DEFAULT '')
-LANGUAGE plpgsql AS $$
-DECLARE
-	p text;
-	d bigint; s bigint; v bigint;
-BEGIN
-	FOR p IN SELECT pipeline FROM incbatch.pipelines ORDER BY 1 LOOP
-		CALL exact(p, d, s, v);
-		pipelines := pipelines + 1;
-		IF d + s + v <> 0 THEN
-			inexact := inexact || p || ' ';
-		END IF;
-	END LOOP;
-END $$;
 CALL all_exact();
 SELECT * FROM several ORDER BY 1, 2, 3;
 SELECT * FROM left_join ORDER BY 1, 2;

@@ -114,20 +114,6 @@ $$);
 SELECT incbatch.create_pipeline('ranked_sets', 'SELECT k, id % 2 AS odd, count(*), dense_rank() OVER (PARTITION BY grouping(k) ORDER BY count(*)) FROM src GROUP BY CUBE (k, 2)');
 SELECT incbatch.create_pipeline('ordered', 'SELECT k, count(*) FROM src GROUP BY k ORDER BY k % 3 DESC NULLS FIRST, max(id)');
 
-CREATE PROCEDURE all_exact(INOUT pipelines int DEFAULT 0, INOUT inexact text DEFAULT '')
-LANGUAGE plpgsql AS $$
-DECLARE
-	p text;
-	d bigint; s bigint; v bigint;
-BEGIN
-	FOR p IN SELECT pipeline FROM incbatch.pipelines ORDER BY 1 LOOP
-		CALL exact(p, d, s, v);
-		pipelines := pipelines + 1;
-		IF d + s + v <> 0 THEN
-			inexact := inexact || p || ' ';
-		END IF;
-	END LOOP;
-END $$;
 CALL all_exact();
 SELECT * FROM by_tag ORDER BY tag;
 SELECT * FROM as_of_price WHERE k = 1 ORDER BY 2;

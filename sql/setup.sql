@@ -69,3 +69,18 @@ BEGIN
 END
 $$;
 
+-- The oracle for all the pipelines there are.
+CREATE PROCEDURE all_exact(INOUT pipelines int DEFAULT 0, INOUT inexact text DEFAULT '')
+LANGUAGE plpgsql AS $$
+DECLARE
+	p text;
+	d bigint; s bigint; v bigint;
+BEGIN
+	FOR p IN SELECT pipeline FROM incbatch.pipelines ORDER BY 1 LOOP
+		CALL exact(p, d, s, v);
+		pipelines := pipelines + 1;
+		IF d + s + v <> 0 THEN
+			inexact := inexact || p || ' ';
+		END IF;
+	END LOOP;
+END $$;
