@@ -37,6 +37,32 @@ CREATE TABLE incbatch.path (
     last_error       text
 );
 
+CREATE TABLE incbatch.tiers (
+    tier             int PRIMARY KEY,
+    name             text NOT NULL UNIQUE,
+    freshness        interval NOT NULL,
+    trigger_interval interval NOT NULL
+);
+INSERT INTO incbatch.tiers VALUES
+    (1, 'streaming',   '5 seconds',  '1 second'),
+    (2, 'micro-batch', '15 minutes', '1 minute'),
+    (3, 'hourly',      '2 hours',    '1 hour'),
+    (4, 'daily',       '1 day',      '6 hours');
+
+CREATE TABLE incbatch.consumer (
+    id               int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    consumer         text NOT NULL,
+    pipeline         int NOT NULL REFERENCES incbatch.pipeline ON DELETE CASCADE,
+    path             int NOT NULL REFERENCES incbatch.path,
+    relation         regclass NOT NULL UNIQUE,
+    tier             int,
+    freshness        interval NOT NULL,
+    trigger_interval interval NOT NULL,
+    emit             text NOT NULL DEFAULT 'update' CHECK (emit IN ('update', 'final')),
+    UNIQUE (pipeline, consumer)
+);
+CREATE INDEX ON incbatch.consumer (path);
+
 CREATE TABLE incbatch.frontier (
     path        int PRIMARY KEY REFERENCES incbatch.path ON DELETE CASCADE,
     lsn         pg_lsn NOT NULL,
@@ -132,6 +158,23 @@ COMMENT ON COLUMN incbatch.path.trigger_interval IS 'How often the path runs.';
 COMMENT ON COLUMN incbatch.path.state IS 'initializing, backfilling, running, failed or needs_rebuild.';
 COMMENT ON COLUMN incbatch.path.state_since IS 'When the state was entered.';
 COMMENT ON COLUMN incbatch.path.last_error IS 'Why the path stopped, and the function that brings it back.';
+
+COMMENT ON TABLE incbatch.tiers IS 'Named freshnesses for consumers to pick; the administrator edits them. A change holds for consumers that pick the tier from then on.';
+COMMENT ON COLUMN incbatch.tiers.tier IS 'Number of the tier.';
+COMMENT ON COLUMN incbatch.tiers.name IS 'Its name.';
+COMMENT ON COLUMN incbatch.tiers.freshness IS 'The staleness that its consumers accept.';
+COMMENT ON COLUMN incbatch.tiers.trigger_interval IS 'How often the path of its consumers runs.';
+
+COMMENT ON TABLE incbatch.consumer IS 'Readers of pipelines; incbatch.consumers is the view to read.';
+COMMENT ON COLUMN incbatch.consumer.id IS 'Number of the consumer.';
+COMMENT ON COLUMN incbatch.consumer.consumer IS 'Its name, one in its pipeline.';
+COMMENT ON COLUMN incbatch.consumer.pipeline IS 'The pipeline it reads.';
+COMMENT ON COLUMN incbatch.consumer.path IS 'The path whose state its relation shows.';
+COMMENT ON COLUMN incbatch.consumer.relation IS 'The view that it queries.';
+COMMENT ON COLUMN incbatch.consumer.tier IS 'The tier it picked, or NULL.';
+COMMENT ON COLUMN incbatch.consumer.freshness IS 'The staleness it accepts.';
+COMMENT ON COLUMN incbatch.consumer.trigger_interval IS 'How often its path runs.';
+COMMENT ON COLUMN incbatch.consumer.emit IS 'update: windows as they grow; final: closed windows only.';
 
 COMMENT ON TABLE incbatch.frontier IS 'Exactly which transactions each path contains: a commit is included if it lies before lsn, or before decoded_lsn and the snapshot sees it. Written in the same transaction as the state table.';
 COMMENT ON COLUMN incbatch.frontier.path IS 'The path.';
@@ -477,9 +520,8 @@ COMMENT ON COLUMN incbatch.paths.state IS 'initializing, backfilling, running, p
 -- 5/4 of its trigger by the same rule).
 CREATE VIEW incbatch.lag AS
 WITH measured AS (
-    SELECT NULL::text AS consumer, p.relation::text AS pipeline, NULL::int AS tier,
-           NULL::interval AS freshness, a.trigger_interval,
-           greatest(a.trigger_interval * 1.25, a.trigger_interval + '1 second') AS allowed,
+    SELECT c.consumer, p.relation::text AS pipeline, c.tier, c.freshness, a.trigger_interval,
+           coalesce(c.freshness, greatest(a.trigger_interval * 1.25, a.trigger_interval + '1 second')) AS allowed,
            greatest(m.as_of, f.as_of) AS as_of,
            pg_catalog.clock_timestamp() - greatest(m.as_of, f.as_of) AS staleness,
            pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(),
@@ -490,6 +532,7 @@ WITH measured AS (
     FROM incbatch.path a
     JOIN incbatch.pipeline p ON p.id = a.pipeline
     JOIN incbatch.path_state s ON s.path = a.id
+    LEFT JOIN incbatch.consumer c ON c.path = a.id
     LEFT JOIN incbatch.frontier f ON f.path = a.id
     LEFT JOIN incbatch.path_watermark w ON w.path = a.id AND p.lateness IS NOT NULL
     CROSS JOIN LATERAL incbatch.path_status(a.id) m
@@ -514,11 +557,11 @@ SELECT consumer, pipeline, tier, freshness, trigger_interval, as_of, staleness,
             WHEN status = 'stuck' THEN greatest(moved_at, as_of + allowed)
             ELSE state_since END AS status_since
 FROM judged;
-COMMENT ON VIEW incbatch.lag IS 'How fresh each pipeline is, computed by the reader: true when the worker is dead, too.';
-COMMENT ON COLUMN incbatch.lag.consumer IS 'NULL: a pipeline without consumers.';
+COMMENT ON VIEW incbatch.lag IS 'How fresh each consumer is (a pipeline without any has one row), computed by the reader: true when the worker is dead, too.';
+COMMENT ON COLUMN incbatch.lag.consumer IS 'The consumer; NULL: a pipeline without consumers.';
 COMMENT ON COLUMN incbatch.lag.pipeline IS 'The pipeline.';
-COMMENT ON COLUMN incbatch.lag.tier IS 'NULL: a pipeline without consumers.';
-COMMENT ON COLUMN incbatch.lag.freshness IS 'NULL: a pipeline without consumers; it is judged by 5/4 of its trigger interval, at least one second more than it.';
+COMMENT ON COLUMN incbatch.lag.tier IS 'The tier that the consumer picked, or NULL.';
+COMMENT ON COLUMN incbatch.lag.freshness IS 'The staleness that the consumer accepts. NULL: a pipeline without consumers; it is judged by 5/4 of its trigger interval, at least one second more than it.';
 COMMENT ON COLUMN incbatch.lag.trigger_interval IS 'How often the pipeline runs.';
 COMMENT ON COLUMN incbatch.lag.as_of IS 'Everything committed before this instant is in the aggregate.';
 COMMENT ON COLUMN incbatch.lag.staleness IS 'Now minus as_of; NULL before the first batch.';
@@ -530,6 +573,21 @@ COMMENT ON COLUMN incbatch.lag.latency_p95 IS 'The same, 95th percentile.';
 COMMENT ON COLUMN incbatch.lag.latency_p99 IS 'The same, 99th percentile.';
 COMMENT ON COLUMN incbatch.lag.status IS 'fresh, late (catching up), falling behind (a run takes longer than its trigger), stuck (the frontier has not moved for three triggers), failed, paused or backfilling.';
 COMMENT ON COLUMN incbatch.lag.status_since IS 'Since when, as far as it can be known.';
+
+CREATE VIEW incbatch.consumers AS
+SELECT c.consumer, p.relation::text AS pipeline, c.relation, c.tier, c.freshness,
+       c.trigger_interval, c.emit, c.path
+FROM incbatch.consumer c
+JOIN incbatch.pipeline p ON p.id = c.pipeline;
+COMMENT ON VIEW incbatch.consumers IS 'One row a consumer: a named reader of a pipeline with the freshness it picked.';
+COMMENT ON COLUMN incbatch.consumers.consumer IS 'Its name, one in its pipeline.';
+COMMENT ON COLUMN incbatch.consumers.pipeline IS 'The pipeline it reads.';
+COMMENT ON COLUMN incbatch.consumers.relation IS 'The view that it queries.';
+COMMENT ON COLUMN incbatch.consumers.tier IS 'The tier it picked, or NULL: it named a freshness.';
+COMMENT ON COLUMN incbatch.consumers.freshness IS 'The staleness it accepts.';
+COMMENT ON COLUMN incbatch.consumers.trigger_interval IS 'How often its path runs.';
+COMMENT ON COLUMN incbatch.consumers.emit IS 'update: windows as they grow; final: only windows that the watermark has closed.';
+COMMENT ON COLUMN incbatch.consumers.path IS 'Number of its path.';
 
 CREATE VIEW incbatch.batches AS
 SELECT p.relation::text AS pipeline, b.path, b.batch, b.started_at, b.finished_at,
@@ -622,8 +680,9 @@ COMMENT ON COLUMN incbatch.progress.eta IS 'Time left if it goes on like this; N
 
 COMMENT ON SCHEMA incbatch IS 'Aggregate tables kept up to date from the WAL.';
 GRANT USAGE ON SCHEMA incbatch TO PUBLIC;
-GRANT SELECT ON incbatch.pipelines, incbatch.paths, incbatch.lag, incbatch.batches,
-                incbatch.workers, incbatch.progress, incbatch.late_rows TO PUBLIC;
+GRANT SELECT ON incbatch.tiers, incbatch.pipelines, incbatch.paths, incbatch.consumers,
+                incbatch.lag, incbatch.batches, incbatch.workers, incbatch.progress, incbatch.late_rows TO PUBLIC;
 
 SELECT pg_catalog.pg_extension_config_dump('incbatch.pipeline', '');
 SELECT pg_catalog.pg_extension_config_dump('incbatch.path', '');
+SELECT pg_catalog.pg_extension_config_dump('incbatch.consumer', '');
