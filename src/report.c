@@ -403,7 +403,6 @@ ib_report(PG_FUNCTION_ARGS)
 	Report		report = {0};
 	Oid			relation;
 	int			guc_level;
-	MemoryContext caller = CurrentMemoryContext;
 
 	ib_refuse_null(fcinfo, 0, "name");
 	(void) ib_catalog_find_pipeline(PG_GETARG_TEXT_PP(0), &relation, false);
@@ -422,7 +421,6 @@ ib_report(PG_FUNCTION_ARGS)
 	put_diagnosis(&report);
 	SPI_finish();
 	AtEOXact_GUC(false, guc_level);
-	Assert(CurrentMemoryContext == caller);
 
 	report.text.data[--report.text.len] = '\0';
 	PG_RETURN_TEXT_P(cstring_to_text_with_len(report.text.data, report.text.len));
