@@ -21,7 +21,6 @@ use JSON::PP;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time usleep);
 
 my $exporter = 'prometheus-postgres-exporter';
 my $dir      = "$FindBin::RealBin/../monitoring";
@@ -184,15 +183,14 @@ done_testing();
 sub scrape
 {
 	my $http = HTTP::Tiny->new(timeout => $PostgreSQL::Test::Utils::timeout_default);
-	my $end  = time + $PostgreSQL::Test::Utils::timeout_default;
 	my $answer;
 
-	until (($answer = $http->get("http://127.0.0.1:$port/metrics"))->{success})
+	until_holds
 	{
-		die "the exporter does not answer: $answer->{status} $answer->{content} $said"
-		  if time > $end || !$harness->pumpable;
-		usleep(50_000);
+		die "the exporter has ended: $said" unless $harness->pumpable;
+		($answer = $http->get("http://127.0.0.1:$port/metrics"))->{success};
 	}
+	or die "the exporter does not answer: $answer->{status} $answer->{content} $said";
 	%metric = map { /^((?:incbatch|pg_exporter)_.*) (\S+)$/ ? ($1 => $2) : () } split /\n/, $answer->{content};
 	return %metric;
 }
@@ -200,15 +198,8 @@ sub scrape
 sub until_scraped
 {
 	my ($holds) = @_;
-	my $end = time + $PostgreSQL::Test::Utils::timeout_default;
 
-	while (time < $end)
-	{
-		scrape();
-		return 1 if $holds->();
-		usleep(100_000);
-	}
-	return 0;
+	return until_holds { scrape(); $holds->() };
 }
 
 # Was there any value of this metric?
