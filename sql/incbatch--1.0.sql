@@ -59,6 +59,7 @@ CREATE TABLE incbatch.consumer (
     freshness        interval NOT NULL,
     trigger_interval interval NOT NULL,
     emit             text NOT NULL DEFAULT 'update' CHECK (emit IN ('update', 'final')),
+    closed_before    text[],
     UNIQUE (pipeline, consumer)
 );
 CREATE INDEX ON incbatch.consumer (path);
@@ -175,6 +176,7 @@ COMMENT ON COLUMN incbatch.consumer.tier IS 'The tier it picked, or NULL.';
 COMMENT ON COLUMN incbatch.consumer.freshness IS 'The staleness it accepts.';
 COMMENT ON COLUMN incbatch.consumer.trigger_interval IS 'How often its path runs.';
 COMMENT ON COLUMN incbatch.consumer.emit IS 'update: windows as they grow; final: closed windows only.';
+COMMENT ON COLUMN incbatch.consumer.closed_before IS 'Where emit is final, for each window of the GROUP BY, SQL that says of a watermark which is the first window that it has not closed.';
 
 COMMENT ON TABLE incbatch.frontier IS 'Exactly which transactions each path contains: a commit is included if it lies before lsn, or before decoded_lsn and the snapshot sees it. Written in the same transaction as the state table.';
 COMMENT ON COLUMN incbatch.frontier.path IS 'The path.';
@@ -417,6 +419,11 @@ RETURNS boolean
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_drop_consumer';
 COMMENT ON FUNCTION incbatch.drop_consumer(text, text, boolean) IS
 'Drops a consumer with its relation, and its path if nobody else wants that. DROP VIEW of the relation does the same. False: there was none and if_exists is true.';
+
+CREATE FUNCTION incbatch.closed_before(consumer int, number int) RETURNS timestamp
+LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'ib_closed_before';
+COMMENT ON FUNCTION incbatch.closed_before(int, int) IS
+'The first value of a window of the GROUP BY that is not closed where a consumer''s path is, as the calling query''s snapshot shows that; with time zone in UTC. The relations of consumers with emit ''final'' ask it.';
 
 CREATE FUNCTION incbatch.on_drop() RETURNS event_trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'ib_on_drop';

@@ -232,7 +232,7 @@ ib_path_backfill(IbPath *path)
 	ib_inputs_settle(path, GetActiveSnapshot());
 	ib_find_frontier(path, &frontier);
 	(void) ib_path_fill(path);
-	ib_catalog_set_state(path->row->path, PATH_RUNNING, NULL);
+	ib_catalog_set_running(path->row->path);
 	ib_commit_run(path, &frontier);
 	ib_inputs_finish(path);
 

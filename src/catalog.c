@@ -21,6 +21,7 @@
 #include "utils/datum.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/varlena.h"
 
@@ -314,6 +315,27 @@ ib_catalog_set_state(int32 path, PathState state, const char *error)
 		   " state_since = pg_catalog.clock_timestamp() WHERE id OPERATOR(pg_catalog.=) $1",
 		   SPI_OK_UPDATE, 3, types, values, nulls);
 	SPI_finish();
+}
+
+/*
+ * In the run that fills a path: it runs from here on, unless somebody wants it
+ * filled anew since the run took its snapshot.  Another change of the path,
+ * such as of its trigger, is none of the run's business: so as it is now.
+ */
+void
+ib_catalog_set_running(int32 path)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(path)};
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+
+	SPI_connect();
+	ib_spi_snapshot("UPDATE incbatch.path SET state = 'running', last_error = NULL,"
+					" state_since = pg_catalog.clock_timestamp() WHERE id OPERATOR(pg_catalog.=) $1"
+					" AND state OPERATOR(pg_catalog.=) ANY ('{initializing,backfilling}')",
+					SPI_OK_UPDATE, 1, types, values, snapshot);
+	SPI_finish();
+	UnregisterSnapshot(snapshot);
 }
 
 /* Store a frontier; its partitions only where they changed, for they may be many. */

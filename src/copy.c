@@ -88,7 +88,7 @@ ib_path_copy(IbPath *path, IbPath *sibling)
 	ib_family_copy_rows(sibling->row->state_table, path->row->state_table, GetActiveSnapshot());
 	ib_leave_owner(&scope);
 	ib_catalog_copy_path(sibling->row->path, path->row->path, GetActiveSnapshot());
-	ib_catalog_set_state(path->row->path, PATH_RUNNING, NULL);
+	ib_catalog_set_running(path->row->path);
 	take_frontier(path);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
