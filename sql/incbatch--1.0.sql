@@ -291,12 +291,12 @@ COMMENT ON FUNCTION incbatch.resume_pipeline(text) IS
 CREATE FUNCTION incbatch.rebuild_pipeline(name text) RETURNS void
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_rebuild_pipeline';
 COMMENT ON FUNCTION incbatch.rebuild_pipeline(text) IS
-'Backfills anew from the source. Returns at once; readers see the old rows until the new ones replace them at once.';
+'Backfills anew from the source, one path, of which the others are copies. Returns at once; readers see the old rows until the new ones replace them at once.';
 
 CREATE PROCEDURE incbatch.refresh_pipeline(name text)
 LANGUAGE c AS 'MODULE_PATHNAME', 'ib_refresh_pipeline';
 COMMENT ON PROCEDURE incbatch.refresh_pipeline(text) IS
-'Runs a pipeline now, and returns when everything that was visible before the call is in the aggregate. Waits for a backfill that is under way; an error where the pipeline is paused, failed or needs a rebuild.';
+'Runs a pipeline now, with all its paths, and returns when everything that was visible before the call is in the aggregate. Waits for a backfill that is under way; an error where the pipeline is paused, failed or needs a rebuild.';
 
 CREATE FUNCTION incbatch.wait_for(
     name    text,
@@ -305,7 +305,7 @@ CREATE FUNCTION incbatch.wait_for(
 ) RETURNS boolean
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_wait_for';
 COMMENT ON FUNCTION incbatch.wait_for(text, pg_lsn, interval) IS
-'Waits until everything that committed before a WAL position is in the aggregate, at the pipeline''s own cadence. False: not within the timeout.';
+'Waits until everything that committed before a WAL position is in the aggregate, at the cadence of its freshest path. False: not within the timeout.';
 
 CREATE FUNCTION incbatch.verify_pipeline(
     name text,
@@ -313,7 +313,7 @@ CREATE FUNCTION incbatch.verify_pipeline(
 ) RETURNS SETOF record
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'ib_verify_pipeline';
 COMMENT ON FUNCTION incbatch.verify_pipeline(text) IS
-'Compares the aggregate with the batch query, both at one instant, while writers write. No row: they are equal. Costs one run of the batch query.';
+'Compares the aggregate with the batch query, both at one instant, while writers write; of each path, named where there are several. No row: they are equal. Costs one run of the batch query a path.';
 
 CREATE FUNCTION incbatch.watermark(name text) RETURNS timestamptz
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'ib_watermark';
@@ -325,7 +325,7 @@ RETURNS TABLE (transform text, kind text, strategy text, key_cardinality bigint,
                "window" text, watermark text, state_bytes bigint, detail text)
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_explain_pipeline';
 COMMENT ON FUNCTION incbatch.explain_pipeline(text) IS
-'One row for each transform of a pipeline''s query: whether it is stateless or stateful; whether changes adjust it (delta) or evaluate its groups again from the source (recompute); how many keys and bytes of state it has; and, for recompute, what is read and which index serves it. Only for the owner; reads the whole state table.';
+'One row for each transform of a pipeline''s query: whether it is stateless or stateful; whether changes adjust it (delta) or evaluate its groups again from the source (recompute); how many keys and bytes of state it has (in the freshest path); and, for recompute, what is read and which index serves it. Only for the owner; reads the whole state table.';
 
 CREATE FUNCTION incbatch.window_start(unit text, ts timestamp)
 RETURNS timestamp

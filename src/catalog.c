@@ -365,6 +365,18 @@ ib_catalog_store_frontier(int32 path, const Frontier *frontier, bool new_partiti
 	SPI_finish();
 }
 
+void
+ib_catalog_forget_frontier(int32 path)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(path)};
+
+	SPI_connect();
+	ib_spi("DELETE FROM incbatch.frontier WHERE path OPERATOR(pg_catalog.=) $1",
+		   SPI_OK_DELETE, 1, types, values, NULL);
+	SPI_finish();
+}
+
 /* The stored frontier, in the caller's memory context. */
 bool
 ib_catalog_fetch_frontier(int32 path, Frontier *frontier)

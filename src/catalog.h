@@ -91,6 +91,7 @@ extern void ib_catalog_set_state(int32 path, PathState state, const char *error)
 extern void ib_catalog_set_running(int32 path);
 extern void ib_catalog_store_frontier(int32 path, const Frontier *frontier,
 									  bool new_partitions);
+extern void ib_catalog_forget_frontier(int32 path);
 extern bool ib_catalog_fetch_frontier(int32 path, Frontier *frontier);
 extern void ib_catalog_copy_path(int32 from, int32 to, Snapshot snapshot);
 extern void ib_catalog_log_batches(List *records);

@@ -446,6 +446,7 @@ insert_path(Family *family, Oid table, Interval *trigger)
 	IntervalPGetDatum(trigger)};
 	int32		path;
 
+	ib_path_entry_require();
 	SPI_connect();
 	ib_spi("INSERT INTO incbatch.path (pipeline, relation, trigger_interval)"
 		   " VALUES ($1, $2, $3) RETURNING id",

@@ -54,6 +54,7 @@ typedef struct Subject
 	Oid			relation;
 	Oid			definition;
 	AttrNumber	event_time;		/* 0: windows never close */
+	bool		track_lookups;
 	List	   *settings;		/* of char *, name and value alternating */
 	PipelineQuery *query;
 	List	   *paths;			/* their numbers */
@@ -84,7 +85,7 @@ find_subject(int32 pipeline, Subject *subject)
 	SPI_connect();
 	if (SPI_execute_with_args("SELECT a.id, a.relation::pg_catalog.oid, p.relation::pg_catalog.oid,"
 							  " p.definition::pg_catalog.oid, p.settings,"
-							  " CASE WHEN p.lateness IS NULL THEN 0::pg_catalog.int2 ELSE p.event_time END"
+							  " CASE WHEN p.lateness IS NULL THEN 0::pg_catalog.int2 ELSE p.event_time END, p.track_lookups"
 							  " FROM incbatch.pipeline p JOIN incbatch.path a"
 							  " ON a.pipeline OPERATOR(pg_catalog.=) p.id"
 							  " WHERE p.id OPERATOR(pg_catalog.=) $1 ORDER BY a.trigger_interval, a.id",
@@ -100,6 +101,7 @@ find_subject(int32 pipeline, Subject *subject)
 	subject->relation = DatumGetObjectId(column(0, 3));
 	subject->definition = DatumGetObjectId(column(0, 4));
 	subject->event_time = DatumGetInt16(column(0, 6));
+	subject->track_lookups = DatumGetBool(column(0, 7));
 	deconstruct_array(DatumGetArrayTypeP(column(0, 5)), TEXTOID, -1, false, TYPALIGN_INT,
 					  &elements, NULL, &n);
 	for (int i = 0; i < n; i++)
@@ -343,7 +345,9 @@ ib_verify_pipeline(PG_FUNCTION_ARGS)
 	guc_level = NewGUCNestLevel();
 	ib_apply_settings(subject.settings);
 	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
-	subject.query = ib_query_analyze(ib_query_of_view(subject.definition));
+	subject.query = subject.track_lookups ?
+		ib_lookups_analyze(ib_query_of_view(subject.definition)) :
+		ib_query_analyze(ib_query_of_view(subject.definition));
 	ib_refresh(pipeline);
 	forboth(lc, subject.paths, lt, subject.tables)
 		verify_path(&subject, pipeline, lfirst_int(lc), lfirst_oid(lt),

@@ -316,9 +316,16 @@ load_paths(void)
 static void
 change_state(IbPath *path, PathState state, const char *error)
 {
+	/* what could not be filled must not go on from the rows of before */
+	bool		forget = state == PATH_FAILED && path->row->state != PATH_RUNNING;
+
 	begin_work("recording the state of a path");
 	ib_catalog_set_state(path->row->path, state, error);
+	if (forget)
+		ib_catalog_forget_frontier(path->row->path);
 	end_work();
+	if (forget)
+		path->row->has_frontier = false;
 	path->row->state = state;
 	if (!collects(path->row))
 		stop_collecting(path);
