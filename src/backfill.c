@@ -190,21 +190,29 @@ ib_path_fill(IbPath *path)
 	return ngroups;
 }
 
-static void
-set_state(IbPath *path, PathState state)
+/* False: a session is changing the path. */
+static bool
+begin_backfilling(IbPath *path)
 {
+	bool		locked;
+
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	ib_catalog_set_state(path->row->path, state, NULL);
+	locked = ib_catalog_lock_path(path->row->path);
+	if (locked)
+		ib_catalog_set_state(path->row->path, PATH_BACKFILLING, NULL);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);
-	path->row->state = state;
+	if (locked)
+		path->row->state = PATH_BACKFILLING;
+	return locked;
 }
 
 /*
  * Backfill a path.  False: not now; a transaction that lingers between commit
- * record and visibility, or a lock, is in the way.
+ * record and visibility, or a lock on a table or on the path itself, is in the
+ * way.
  */
 bool
 ib_path_backfill(IbPath *path)
@@ -213,8 +221,8 @@ ib_path_backfill(IbPath *path)
 	XLogRecPtr	horizon;
 	int64		started_usecs = ib_monotonic_usecs();
 
-	if (path->row->state != PATH_BACKFILLING)
-		set_state(path, PATH_BACKFILLING);
+	if (path->row->state != PATH_BACKFILLING && !begin_backfilling(path))
+		return false;
 	pg_atomic_write_u64(&path->shared->backfill_rows_done, 0);
 	pg_atomic_write_u64(&path->shared->backfill_started_at, GetCurrentTimestamp());
 

@@ -318,6 +318,25 @@ ib_catalog_set_state(int32 path, PathState state, const char *error)
 }
 
 /*
+ * Lock a path's row for a change of its state, unless a session that is
+ * changing the path has it locked: that may take its time.
+ */
+bool
+ib_catalog_lock_path(int32 path)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(path)};
+	bool		locked;
+
+	SPI_connect();
+	ib_spi("SELECT FROM incbatch.path WHERE id OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE SKIP LOCKED",
+		   SPI_OK_SELECT, 1, types, values, NULL);
+	locked = SPI_processed == 1;
+	SPI_finish();
+	return locked;
+}
+
+/*
  * In the run that fills a path: it runs from here on, unless somebody wants it
  * filled anew since the run took its snapshot.  Another change of the path,
  * such as of its trigger, is none of the run's business: so as it is now.

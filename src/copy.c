@@ -47,7 +47,9 @@ ib_path_can_copy(IbPath *path, IbPath *sibling)
 	bool		can;
 
 	StartTransactionCommand();
-	can = lock_both(path, sibling);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	can = lock_both(path, sibling) && ib_catalog_lock_path(path->row->path);
+	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);
 	return can;
@@ -66,8 +68,8 @@ take_frontier(IbPath *path)
 }
 
 /*
- * Copy a sibling that has just run.  False: not now, a table is locked.  The
- * path does not collect; it has the sibling's frontier then.
+ * Copy a sibling that has just run.  False: not now, a table is locked, or the
+ * path itself by a session that changes it.  The path does not collect; it has the sibling's frontier then.
  */
 bool
 ib_path_copy(IbPath *path, IbPath *sibling)
@@ -82,6 +84,11 @@ ib_path_copy(IbPath *path, IbPath *sibling)
 		return false;
 	}
 	PushActiveSnapshot(GetTransactionSnapshot());
+	if (!ib_catalog_lock_path(path->row->path))
+	{
+		ib_leave_run();
+		return false;
+	}
 	ib_enter_owner(path, &scope);
 	ib_run_statement(psprintf("DELETE FROM %s", ib_query_relation_name(path->row->state_table)),
 					 SPI_OK_DELETE, NULL);
