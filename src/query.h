@@ -253,6 +253,7 @@ extern void ib_watermark_check(PipelineQuery *pq, AttrNumber event_time);
 extern char *ib_watermark_past(PipelineQuery *pq, AttrNumber event_time,
 							   const char *qualifier, bool output,
 							   const char *relation, const char *column);
+extern List *ib_watermark_cuts(PipelineQuery *pq, AttrNumber event_time);
 extern char *ib_watermark_from_timestamp(Oid type, const char *value);
 
 #endif							/* IB_QUERY_H */
