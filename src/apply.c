@@ -166,8 +166,8 @@ ib_apply_settings(List *settings)
 								 true, 0, false);
 }
 
-static Oid
-owner_of(Oid relid)
+Oid
+ib_relation_owner(Oid relid)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
 	Oid			owner;
@@ -179,16 +179,21 @@ owner_of(Oid relid)
 	return owner;
 }
 
+/* Act as a role, under restricted operation, with settings, in SPI. */
+void
+ib_enter_role(Oid role, List *settings, OwnerScope *scope)
+{
+	GetUserIdAndSecContext(&scope->save_userid, &scope->save_context);
+	SetUserIdAndSecContext(role, scope->save_context | SECURITY_RESTRICTED_OPERATION);
+	scope->guc_level = NewGUCNestLevel();
+	ib_apply_settings(settings);
+	SPI_connect();
+}
+
 void
 ib_enter_owner(IbPath *path, OwnerScope *scope)
 {
-	Oid			owner = owner_of(path->row->state_table);
-
-	GetUserIdAndSecContext(&scope->save_userid, &scope->save_context);
-	SetUserIdAndSecContext(owner, scope->save_context | SECURITY_RESTRICTED_OPERATION);
-	scope->guc_level = NewGUCNestLevel();
-	ib_apply_settings(path->row->settings);
-	SPI_connect();
+	ib_enter_role(ib_relation_owner(path->row->state_table), path->row->settings, scope);
 }
 
 void
@@ -299,7 +304,7 @@ make_statements(IbPath *path)
 	query = ib_query_of_view(path->row->definition);
 	pq = path->row->track_lookups ? ib_lookups_analyze(query) : ib_query_analyze(query);
 	state_table = ib_query_relation_name(path->row->state_table);
-	check_readers(pq, owner_of(path->row->state_table));
+	check_readers(pq, ib_relation_owner(path->row->state_table));
 	ib_inputs_prepare(path, pq, &frontier);
 	columns = ib_inputs_source(path)->desc->natts;
 
@@ -711,6 +716,29 @@ stop_meter(Meter *meter, IbPath *path)
 	MemoryContextSwitchTo(old);
 }
 
+static int
+compare_times(const void *a, const void *b)
+{
+	int64		x = *(const int64 *) a;
+	int64		y = *(const int64 *) b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Remember how long a run took, for the next one may begin so much earlier. */
+static void
+note_run_time(IbPath *path, int64 usecs)
+{
+	int64		sorted[IB_RUN_TIMES];
+	int			n;
+
+	path->run_times[path->nruns++ % IB_RUN_TIMES] = usecs;
+	n = Min(path->nruns, IB_RUN_TIMES);
+	memcpy(sorted, path->run_times, sizeof(int64) * n);
+	qsort(sorted, n, sizeof(int64), compare_times);
+	path->run_time = sorted[(n * 99 - 1) / 100];
+}
+
 /*
  * Write the waiting lines of incbatch.batches, outside any run.  They are worth
  * no flush of their own: a crash may lose the last ones.  A path that is being
@@ -721,16 +749,14 @@ ib_flush_batch_log(void)
 {
 	if (batch_log == NIL)
 		return;
-	StartTransactionCommand();
+	ib_begin();
 	XactIsoLevel = XACT_READ_COMMITTED;
 	/* as a session would: a lower source changes what the end of the transaction restores */
 	(void) set_config_option("synchronous_commit", "off", PGC_SUSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	ib_catalog_log_batches(batch_log);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
+	ib_commit();
 	list_free_deep(batch_log);
 	batch_log = NIL;
 }
@@ -768,13 +794,12 @@ bool
 ib_begin_run(IbPath *path, bool with_source, Frontier *frontier,
 			 XLogRecPtr *horizon)
 {
-	StartTransactionCommand();
+	ib_begin();
 	frontier->as_of = GetCurrentTimestamp();
 	*horizon = ib_wal_end();
 	if (!lock_tables(path, with_source))
 	{
-		CommitTransactionCommand();
-		MemoryContextSwitchTo(TopMemoryContext);
+		ib_commit();
 		return false;
 	}
 	if (path->inputs != NIL)
@@ -793,24 +818,13 @@ ib_commit_run(IbPath *path, const Frontier *frontier)
 
 	ib_catalog_store_frontier(path->row->path, frontier, new_partitions);
 	ib_inputs_set_frontier(path, frontier);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
+	ib_commit();
 	/* what readers see is flushed: see fix_settings in worker.c */
 	Assert(XactLastCommitEnd <= GetFlushRecPtr(NULL));
 	path->row->has_frontier = true;
 	path->stored_lsn = frontier->lsn;
 	path->stored_commit = XactLastCommitEnd;
 	pgstat_report_stat(false);
-}
-
-/* End a run that changed nothing. */
-void
-ib_leave_run(void)
-{
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
 }
 
 /*
@@ -849,14 +863,14 @@ ib_path_run(IbPath *path, const char *reason, bool store)
 	store |= ib_partitions_follow(ib_inputs_source(path), &frontier);
 	if (ib_inputs_lost(path))
 	{
-		ib_leave_run();
+		ib_commit();
 		return false;
 	}
 
 	ib_inputs_settle(path, GetActiveSnapshot());
 	ib_find_frontier(path, &frontier);
 	if (!ib_inputs_have_work(path) && !store)
-		ib_leave_run();
+		ib_commit();
 	else
 	{
 		meter.record.rows_in = ib_inputs_rows(path);
@@ -869,9 +883,13 @@ ib_path_run(IbPath *path, const char *reason, bool store)
 		meter.record.commit_ms = lap_ms(&lap);
 		if (ib_inputs_have_work(path))
 			stop_meter(&meter, path);
+		note_run_time(path, ib_monotonic_usecs() - meter.started_usecs);
+		/* who asked for the run may look at what it read */
+		if (strcmp(reason, "refresh") == 0)
+			pgstat_report_stat(true);
 	}
 	ib_inputs_finish(path);
-	path->ran_at = ib_monotonic_usecs();
+	path->ran_at = meter.started_usecs;
 	ib_path_publish(path, frontier.lsn, Min(horizon, frontier.decoded_lsn),
 					frontier.as_of);
 	return true;

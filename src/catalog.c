@@ -8,6 +8,7 @@
  */
 #include "incbatch.h"
 
+#include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
@@ -81,6 +82,22 @@ ib_spi(const char *sql, int expected, int nargs, const Oid *types,
 	int			result = SPI_execute_with_args(sql, nargs, (Oid *) types,
 											   (Datum *) values, nulls, false, 0);
 
+	if (result != expected)
+		elog(ERROR, "%s: %s", SPI_result_code_string(result), sql);
+}
+
+/* The same, reading as a snapshot shows the tables. */
+void
+ib_spi_snapshot(const char *sql, int expected, int nargs, const Oid *types,
+				const Datum *values, Snapshot snapshot)
+{
+	SPIPlanPtr	plan = SPI_prepare(sql, nargs, (Oid *) types);
+	int			result;
+
+	if (plan == NULL)
+		elog(ERROR, "%s: %s", SPI_result_code_string(SPI_result), sql);
+	result = SPI_execute_snapshot(plan, (Datum *) values, NULL, snapshot,
+								  InvalidSnapshot, false, true, 0);
 	if (result != expected)
 		elog(ERROR, "%s: %s", SPI_result_code_string(result), sql);
 }
@@ -185,7 +202,9 @@ ib_catalog_paths(void)
 		   " p.append_only, p.initialize, p.paused, a.state, p.settings,"
 		   " f.lsn, f.decoded_lsn, f.snapshot, f.aligned, f.as_of, f.partitions, f.meaning,"
 		   " p.event_time, (extract(epoch FROM p.lateness) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8,"
-		   " p.late_policy, p.retention, p.track_lookups"
+		   " p.late_policy, p.retention, p.track_lookups,"
+		   " (SELECT coalesce((extract(epoch FROM pg_catalog.min(c.freshness)) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, 0)"
+		   " FROM incbatch.consumer c WHERE c.path OPERATOR(pg_catalog.=) a.id)"
 		   " FROM incbatch.path a JOIN incbatch.pipeline p ON p.id OPERATOR(pg_catalog.=) a.pipeline"
 		   " LEFT JOIN incbatch.frontier f ON f.path OPERATOR(pg_catalog.=) a.id"
 		   " ORDER BY a.id",
@@ -216,6 +235,7 @@ ib_catalog_paths(void)
 			read_frontier(tuple, 13, &row->frontier);
 		read_lateness(tuple, 20, row);
 		row->track_lookups = DatumGetBool(column(tuple, 24, NULL));
+		row->freshness_usecs = DatumGetInt64(column(tuple, 25, NULL));
 		result = lappend(result, row);
 		MemoryContextSwitchTo(spi);
 	}
@@ -279,22 +299,61 @@ ib_catalog_is_state_table(Oid relid)
 	return found;
 }
 
+/*
+ * What the worker stores of a path must not fail because a session altered,
+ * paused or rebuilds it since the run took its snapshot.  It comes at the end
+ * of a transaction, the rest of which sees the newest rows instead.
+ */
 void
-ib_catalog_set_state(int32 path, PathState state, const char *error)
+ib_catalog_see_latest(void)
 {
-	Oid			types[] = {INT4OID, TEXTOID, TEXTOID};
-	Datum		values[3];
-	char		nulls[] = "   ";
+	XactIsoLevel = XACT_READ_COMMITTED;
+}
 
-	values[0] = Int32GetDatum(path);
-	values[1] = CStringGetTextDatum(state_names[state]);
-	values[2] = error ? CStringGetTextDatum(error) : (Datum) 0;
-	nulls[2] = error ? ' ' : 'n';
+/*
+ * Change the state of a path from the one that the worker knows.  False: it is
+ * another by now, or the path is gone; what a session wants comes first.  But
+ * nothing that a session does brings a lost place in the WAL back.
+ */
+bool
+ib_catalog_change_state(int32 path, PathState from, PathState to, const char *error)
+{
+	Oid			types[] = {INT4OID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[] = {
+		Int32GetDatum(path),
+		CStringGetTextDatum(state_names[to]),
+		error ? CStringGetTextDatum(error) : (Datum) 0,
+		CStringGetTextDatum(state_names[from]),
+	};
+	char		nulls[] = {' ', ' ', error ? ' ' : 'n', ' ', '\0'};
+	bool		changed;
+
+	ib_catalog_see_latest();
 	SPI_connect();
 	ib_spi("UPDATE incbatch.path SET state = $2, last_error = $3,"
-		   " state_since = pg_catalog.clock_timestamp() WHERE id OPERATOR(pg_catalog.=) $1",
-		   SPI_OK_UPDATE, 3, types, values, nulls);
+		   " state_since = pg_catalog.clock_timestamp() WHERE id OPERATOR(pg_catalog.=) $1"
+		   " AND (state OPERATOR(pg_catalog.=) $4 OR $2 OPERATOR(pg_catalog.=) 'needs_rebuild'"
+		   " AND state OPERATOR(pg_catalog.=) ANY ('{running,failed}'))",
+		   SPI_OK_UPDATE, lengthof(types), types, values, nulls);
+	changed = SPI_processed > 0;
 	SPI_finish();
+	return changed;
+}
+
+bool
+ib_catalog_is_running(int32 path)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(path)};
+	bool		running;
+
+	SPI_connect();
+	ib_spi("SELECT FROM incbatch.path WHERE id OPERATOR(pg_catalog.=) $1"
+		   " AND state OPERATOR(pg_catalog.=) 'running'",
+		   SPI_OK_SELECT, lengthof(types), types, values, NULL);
+	running = SPI_processed == 1;
+	SPI_finish();
+	return running;
 }
 
 /* Store a frontier; its partitions only where they changed, for they may be many. */
@@ -315,6 +374,7 @@ ib_catalog_store_frontier(int32 path, const Frontier *frontier, bool new_partiti
 	values[6] = frontier->partitions;
 	nulls[6] = new_partitions ? ' ' : 'n';
 	values[7] = Int64GetDatum(frontier->meaning);
+	ib_catalog_see_latest();
 	SPI_connect();
 	ib_spi("INSERT INTO incbatch.frontier AS f (path, lsn, decoded_lsn, snapshot, aligned, as_of, partitions, meaning)"
 		   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (path) DO UPDATE"
@@ -347,6 +407,41 @@ ib_catalog_fetch_frontier(int32 path, Frontier *frontier)
 	}
 	SPI_finish();
 	return found;
+}
+
+/* Let a path contain what another contains, as a snapshot shows that one. */
+void
+ib_catalog_copy_path(int32 from, int32 to, Snapshot snapshot)
+{
+	static const char *const statements[] = {
+		"INSERT INTO incbatch.frontier AS f (path, lsn, decoded_lsn, snapshot, aligned, as_of, partitions, meaning)"
+		" SELECT $2, lsn, decoded_lsn, snapshot, aligned, as_of, partitions, meaning"
+		" FROM incbatch.frontier WHERE path OPERATOR(pg_catalog.=) $1 ON CONFLICT (path) DO UPDATE"
+		" SET lsn = excluded.lsn, decoded_lsn = excluded.decoded_lsn, snapshot = excluded.snapshot,"
+		" aligned = excluded.aligned, as_of = excluded.as_of, partitions = excluded.partitions,"
+		" meaning = excluded.meaning",
+		"INSERT INTO incbatch.path_watermark (path, largest, closed, removed, watermark, rows_late, rows_ahead)"
+		" SELECT $2, largest, closed, removed, watermark, rows_late, rows_ahead"
+		" FROM incbatch.path_watermark WHERE path OPERATOR(pg_catalog.=) $1 ON CONFLICT (path) DO UPDATE"
+		" SET largest = excluded.largest, closed = excluded.closed, removed = excluded.removed,"
+		" watermark = excluded.watermark, rows_late = excluded.rows_late, rows_ahead = excluded.rows_ahead",
+		"INSERT INTO incbatch.late_window (path, window_start)"
+		" SELECT $2, window_start FROM incbatch.late_window WHERE path OPERATOR(pg_catalog.=) $1",
+		"INSERT INTO incbatch.late_row (path, event_time, watermark, change, \"row\", commit_lsn, commit_time)"
+		" SELECT $2, event_time, watermark, change, \"row\", commit_lsn, commit_time"
+		" FROM incbatch.late_row WHERE path OPERATOR(pg_catalog.=) $1 ORDER BY number",
+	};
+	Oid			types[] = {INT4OID, INT4OID};
+	Datum		values[] = {Int32GetDatum(from), Int32GetDatum(to)};
+
+	SPI_connect();
+	ib_spi("DELETE FROM incbatch.late_window WHERE path OPERATOR(pg_catalog.=) $1",
+		   SPI_OK_DELETE, 1, types, &values[1], NULL);
+	ib_spi("DELETE FROM incbatch.late_row WHERE path OPERATOR(pg_catalog.=) $1",
+		   SPI_OK_DELETE, 1, types, &values[1], NULL);
+	for (int i = 0; i < lengthof(statements); i++)
+		ib_spi_snapshot(statements[i], SPI_OK_INSERT, lengthof(types), types, values, snapshot);
+	SPI_finish();
 }
 
 static void

@@ -38,6 +38,7 @@ typedef struct PathRow
 	Oid			source;
 	Oid			state_table;
 	int64		trigger_usecs;
+	int64		freshness_usecs;	/* the smallest of its consumers, 0: none */
 	bool		append_only;
 	bool		track_lookups;
 	bool		initialize;
@@ -78,16 +79,22 @@ typedef struct BatchRecord
 
 extern void ib_spi(const char *sql, int expected, int nargs, const Oid *types,
 				   const Datum *values, const char *nulls);
+extern void ib_spi_snapshot(const char *sql, int expected, int nargs,
+							const Oid *types, const Datum *values, Snapshot snapshot);
 extern void ib_catalog_become_owner(Oid *save_userid, int *save_context);
 
 extern bool ib_catalog_exists(void);
 extern List *ib_catalog_paths(void);
 extern int32 ib_catalog_find_pipeline(text *name, Oid *relation, bool missing_ok);
 extern bool ib_catalog_is_state_table(Oid relid);
-extern void ib_catalog_set_state(int32 path, PathState state, const char *error);
+extern void ib_catalog_see_latest(void);
+extern bool ib_catalog_is_running(int32 path);
+extern bool ib_catalog_change_state(int32 path, PathState from, PathState to,
+									const char *error);
 extern void ib_catalog_store_frontier(int32 path, const Frontier *frontier,
 									  bool new_partitions);
 extern bool ib_catalog_fetch_frontier(int32 path, Frontier *frontier);
+extern void ib_catalog_copy_path(int32 from, int32 to, Snapshot snapshot);
 extern void ib_catalog_log_batches(List *records);
 extern bool ib_catalog_slot_is_at_home(void);
 extern void ib_catalog_store_slot(XLogRecPtr created_lsn);

@@ -187,7 +187,7 @@ add_key(PipelineQuery *pq, SortGroupClause *clause)
 	}
 	pq->keys = lappend(pq->keys, key);
 	key->number = list_length(pq->keys);
-	ib_recompute_find_window(pq, key);
+	ib_window_key_find(pq, key);
 }
 
 /* ----------------------------------------------------------------
@@ -392,7 +392,6 @@ ib_query_analyze(Query *query)
 	(void) collect_aggregates(query->havingQual, pq);
 	if (pq->state == NIL)
 		ib_aggregate_add(pq, NULL);
-	ib_watermark_find_windows(pq);
 	return pq;
 }
 
@@ -586,7 +585,8 @@ ib_query_ungrouped(PipelineQuery *pq)
 /*
  * The rows that enter the aggregation: the keys by their names, the arguments
  * of the aggregates, their filters.  With stand-ins, at least one of them
- * weighted, the rows come from a batch: then also the weight, times a sign.
+ * weighted, the rows come from a batch: then also the weight, times a sign,
+ * and the event time if windows close.
  */
 char *
 ib_query_rows_of(PipelineQuery *pq, List *stand_ins, int sign)
@@ -633,6 +633,12 @@ ib_query_rows_of(PipelineQuery *pq, List *stand_ins, int sign)
 												  TIDOID, -1, InvalidOid, 0), INPUT_ROW),
 				   INPUT_ROW);
 	}
+	if (from_batch && pq->event_time != InvalidAttrNumber)
+		add_target(query, ib_query_expose(pq, query, (Expr *)
+										  makeVar(pq->source_index, pq->event_time,
+												  get_atttype(pq->source, pq->event_time),
+												  -1, InvalidOid, 0), INPUT_EVENT_TIME),
+				   INPUT_EVENT_TIME);
 	if (from_batch)
 		read_stand_ins(pq, query, stand_ins, sign);
 	return pg_get_querydef(query, false);

@@ -45,6 +45,7 @@
 #define INPUT_FILTER "incbatch_filter_"
 #define INPUT_WEIGHT "incbatch_w"
 #define INPUT_TIME "incbatch_time_"
+#define INPUT_EVENT_TIME "incbatch_event_time"
 #define INPUT_TABLE "incbatch_table"
 #define INPUT_ROW "incbatch_place"
 
@@ -164,6 +165,7 @@ typedef struct PipelineQuery
 	bool		in_order;		/* reading the rows in the order of the table */
 	List	   *lookups;		/* of TrackedLookup */
 	Bitmapset  *changed;		/* those of them whose changes are in the batch */
+	AttrNumber	event_time;		/* which a batch's rows show, if windows close */
 } PipelineQuery;
 
 #define ROW_COUNT_COLUMN "row_count"
@@ -186,7 +188,8 @@ extern char *ib_query_expression(List *rtable, Node *expr);
 extern PipelineQuery *ib_lookups_analyze(Query *query);
 extern char *ib_lookups_rows_text(PipelineQuery *pq, int batch_columns);
 extern char *ib_lookups_affected(PipelineQuery *pq, int batch_columns);
-extern char *ib_lookups_present(TrackedLookup *lookup);
+extern char *ib_lookups_present(PipelineQuery *pq, TrackedLookup *lookup,
+								 int batch_columns, bool *whole);
 extern char *ib_lookups_batch_name(const TrackedLookup *lookup);
 extern char *ib_lookups_old_name(const TrackedLookup *lookup);
 extern bool ib_lookups_reads_old(const PipelineQuery *pq);
@@ -205,11 +208,16 @@ extern void ib_refuse_clause(const char *what, const char *detail,
 extern void ib_check_clauses(Query *query);
 extern List *ib_check_everything(PipelineQuery *pq);
 
+/* query_order.c */
+extern void ib_check_windows(Query *query);
+extern void ib_check_lookup_order(Query *query, bool exists);
+
 /* meaning.c */
 extern int64 ib_query_meaning(Query *query, int64 before);
 
 /* aggregate.c */
 extern void ib_aggregate_add(PipelineQuery *pq, Aggref *aggref);
+extern void ib_aggregate_check(Aggref *aggref);
 
 /* delta.c */
 extern char *ib_delta_state_definition(PipelineQuery *pq, const char *state_table);
@@ -225,7 +233,6 @@ extern char *ib_delta_without_rows(PipelineQuery *pq, const char *state_table);
 extern char *ib_delta_key_list(PipelineQuery *pq, const char *qualifier);
 
 /* recompute.c */
-extern void ib_recompute_find_window(PipelineQuery *pq, KeyColumn *key);
 extern char *ib_recompute_times(PipelineQuery *pq);
 extern char *ib_recompute(PipelineQuery *pq, const char *state_table,
 						  const Bitmapset *nulls, const char *times);
@@ -234,11 +241,14 @@ extern char *ib_recompute_remove(PipelineQuery *pq, const char *state_table,
 
 /* tumble.c */
 extern bool ib_is_window_function(Oid funcid);
+extern void ib_check_window_call(FuncExpr *call);
+
+/* window_key.c */
+extern void ib_window_key_find(PipelineQuery *pq, KeyColumn *key);
+extern AttrNumber ib_window_key_event_time(PipelineQuery *pq);
+extern List *ib_window_keys_of(PipelineQuery *pq, AttrNumber event_time);
 
 /* watermark.c */
-extern void ib_watermark_find_windows(PipelineQuery *pq);
-extern AttrNumber ib_watermark_event_time(PipelineQuery *pq);
-extern List *ib_watermark_windows(PipelineQuery *pq, AttrNumber event_time);
 extern void ib_watermark_check(PipelineQuery *pq, AttrNumber event_time);
 extern char *ib_watermark_past(PipelineQuery *pq, AttrNumber event_time,
 							   const char *qualifier, bool output,

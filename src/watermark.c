@@ -24,7 +24,8 @@
  * Times are kept as Timestamp: that of a timestamp with time zone in UTC, the
  * others as they are.
  *
- * Here is what a window is, and the statements as SQL; late.c runs them.
+ * What a window is, window_key.c knows; here are the statements as SQL, and
+ * late.c runs them.
  */
 #include "incbatch.h"
 
@@ -36,7 +37,6 @@
 #include "parser/parsetree.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
-#include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/ruleutils.h"
@@ -48,219 +48,48 @@
 #define LATE_SIGN "incbatch_sign"
 
 /* ----------------------------------------------------------------
- *		Which keys are windows
+ *		Whether windows can close
  * ----------------------------------------------------------------
  */
 
-/*
- * Functions of core that never fall as the argument at this position rises,
- * if all others are constant.  Those between local time and instants do for an
- * hour when the clocks change; no hour or larger unit of the result does.
- */
-static const struct
-{
-	Oid			function;
-	int			time;
-	bool		changes_clock;
-}			rising[] =
-{
-	{F_DATE_TRUNC_TEXT_TIMESTAMP, 1, false},
-	{F_DATE_TRUNC_TEXT_TIMESTAMPTZ, 1, false},
-	{F_DATE_TRUNC_TEXT_TIMESTAMPTZ_TEXT, 1, false},
-	{F_DATE_BIN_INTERVAL_TIMESTAMP_TIMESTAMP, 1, false},
-	{F_DATE_BIN_INTERVAL_TIMESTAMPTZ_TIMESTAMPTZ, 1, false},
-	{F_TIMESTAMP_DATE, 0, false},
-	{F_TIMESTAMPTZ_DATE, 0, false},
-	{F_DATE_TIMESTAMP, 0, false},
-	{F_DATE_TIMESTAMPTZ, 0, false},
-	{F_TIMESTAMP_TIMESTAMPTZ, 0, true},
-	{F_TIMESTAMPTZ_TIMESTAMP, 0, true},
-	{F_TIMEZONE_TEXT_TIMESTAMPTZ, 1, true},
-	{F_TIMEZONE_TEXT_TIMESTAMP, 1, true},
-};
-
+/* Is every row of the result in each of the windows, whatever its set? */
 static bool
-is_event_time_type(Oid type)
+in_every_set(PipelineQuery *pq, List *windows)
 {
-	return type == TIMESTAMPOID || type == TIMESTAMPTZOID || type == DATEOID;
-}
+	ListCell   *ls;
+	ListCell   *lw;
 
-static bool
-only_time_varies(FuncExpr *call, int time)
-{
-	ListCell   *lc;
-
-	foreach(lc, call->args)
+	foreach(ls, pq->sets)
 	{
-		if (foreach_current_index(lc) != time && !IsA(lfirst(lc), Const))
-			return false;
+		foreach(lw, windows)
+		{
+			if (!list_member_ptr(((GroupingSetRows *) lfirst(ls))->keys,
+								 ((WindowKey *) lfirst(lw))->key))
+				return false;
+		}
 	}
 	return true;
-}
-
-/* Are its results hours, days or larger units of the calendar? */
-static bool
-is_coarse(FuncExpr *call)
-{
-	static const char *const fine[] = {"sec", "min", "milli", "micro", "us", "ms"};
-	Const	   *unit = linitial(call->args);
-	char	   *name;
-
-	if (call->funcid == F_DATE_TIMESTAMP || call->funcid == F_DATE_TIMESTAMPTZ)
-		return true;
-	if (ib_is_window_function(call->funcid))
-	{
-		Const	   *size = lsecond(call->args);
-
-		return !size->constisnull && DatumGetIntervalP(size->constvalue)->time == 0;
-	}
-	if ((call->funcid != F_DATE_TRUNC_TEXT_TIMESTAMP &&
-		 call->funcid != F_DATE_TRUNC_TEXT_TIMESTAMPTZ &&
-		 call->funcid != F_DATE_TRUNC_TEXT_TIMESTAMPTZ_TEXT) || unit->constisnull)
-		return false;
-	name = TextDatumGetCString(unit->constvalue);
-	for (int i = 0; i < lengthof(fine); i++)
-	{
-		if (pg_strncasecmp(name, fine[i], strlen(fine[i])) == 0)
-			return strncmp(name, "mille", 5) == 0;
-	}
-	return pg_strcasecmp(name, "m") != 0 && pg_strcasecmp(name, "s") != 0;
-}
-
-/* Does an expression over the source never fall as one of its columns rises? */
-static bool
-rises(PipelineQuery *pq, Node *node, bool coarse, AttrNumber *column)
-{
-	FuncExpr   *call = (FuncExpr *) node;
-
-	if (IsA(node, RelabelType))
-		return rises(pq, (Node *) ((RelabelType *) node)->arg, coarse, column);
-	if (IsA(node, Var))
-	{
-		Var		   *var = (Var *) node;
-
-		*column = var->varattno;
-		return var->varno == pq->source_index && var->varlevelsup == 0 &&
-			var->varattno > 0 && is_event_time_type(var->vartype);
-	}
-	if (!IsA(node, FuncExpr))
-		return false;
-	if (ib_is_window_function(call->funcid))
-		return !call->funcretset && only_time_varies(call, 0) &&
-			rises(pq, linitial(call->args), coarse || is_coarse(call), column);
-	for (int i = 0; i < lengthof(rising); i++)
-	{
-		if (rising[i].function == call->funcid)
-			return (coarse || !rising[i].changes_clock) &&
-				only_time_varies(call, rising[i].time) &&
-				rises(pq, list_nth(call->args, rising[i].time),
-					  coarse || is_coarse(call), column);
-	}
-	return false;
-}
-
-/* The call of hop in FROM that an expression is a column of, or NULL. */
-static FuncExpr *
-hop_of(PipelineQuery *pq, Node *node)
-{
-	RangeTblEntry *rte;
-	FuncExpr   *call;
-
-	if (!IsA(node, Var))
-		return NULL;
-	rte = rt_fetch(((Var *) node)->varno, pq->query->rtable);
-	if (rte->rtekind != RTE_FUNCTION || list_length(rte->functions) != 1 ||
-		rte->funcordinality)
-		return NULL;
-	call = (FuncExpr *) linitial_node(RangeTblFunction, rte->functions)->funcexpr;
-	return IsA(call, FuncExpr) && call->funcretset &&
-		ib_is_window_function(call->funcid) ? call : NULL;
-}
-
-static void
-add_window(PipelineQuery *pq, KeyColumn *key)
-{
-	FuncExpr   *hop = hop_of(pq, (Node *) key->expr);
-	Node	   *expr = ib_query_at_source(pq, (Node *) (hop ? linitial(hop->args) : key->expr));
-	WindowKey  *window = palloc0(sizeof(WindowKey));
-	ListCell   *lc;
-
-	if ((hop && !only_time_varies(hop, 0)) || !rises(pq, expr, false, &window->column))
-		return;
-	window->key = key;
-	window->expr = hop ? key->expr : (Expr *) expr;
-	window->hop = hop ? ((Var *) key->expr)->varno : 0;
-	foreach(lc, pq->query->targetList)
-	{
-		TargetEntry *entry = lfirst_node(TargetEntry, lc);
-
-		if (!entry->resjunk && equal(entry->expr, key->expr))
-			window->output = entry->resname;
-	}
-	pq->windows = lappend(pq->windows, window);
-}
-
-void
-ib_watermark_find_windows(PipelineQuery *pq)
-{
-	ListCell   *lc;
-
-	foreach(lc, pq->keys)
-	{
-		if (((KeyColumn *) lfirst(lc))->expr != NULL)
-			add_window(pq, lfirst(lc));
-	}
-}
-
-/* The event time, where it is not given: that of the first window function. */
-AttrNumber
-ib_watermark_event_time(PipelineQuery *pq)
-{
-	ListCell   *lc;
-
-	foreach(lc, pq->windows)
-	{
-		WindowKey  *window = lfirst(lc);
-
-		if (!IsA(window->expr, Var) || window->hop != 0)
-			return window->column;
-	}
-	return InvalidAttrNumber;
-}
-
-/* The windows that close: those of the event time that the result shows. */
-List *
-ib_watermark_windows(PipelineQuery *pq, AttrNumber event_time)
-{
-	List	   *result = NIL;
-	ListCell   *lc;
-
-	foreach(lc, pq->windows)
-	{
-		WindowKey  *window = lfirst(lc);
-
-		if (window->column == event_time && window->output != NULL)
-			result = lappend(result, window);
-	}
-	return result;
 }
 
 /* Windows can only close if there are some, and every row is in one. */
 void
 ib_watermark_check(PipelineQuery *pq, AttrNumber event_time)
 {
-	if (ib_watermark_windows(pq, event_time) == NIL)
+	List	   *windows = ib_window_keys_of(pq, event_time);
+
+	if (windows == NIL)
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				errmsg("lateness needs a window of event time"),
 				errdetail("No column of the result is a window that the query groups by, so there is nothing to close."),
 				errhint("Group by date_trunc, date_bin, incbatch.tumble or incbatch.hop of the event time column, and select it. Below an hour, the column must not be converted to another time zone."));
-	if (pq->query->groupingSets)
+	if (!in_every_set(pq, windows))
 		ereport(ERROR,
 				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				errmsg("lateness is not supported with GROUPING SETS, ROLLUP or CUBE"),
-				errdetail("Totals over all windows would never close."),
-				errhint("Group by the window alone, and sum over the pipeline's relation."));
+				errmsg("lateness needs the window in every grouping set"),
+				errdetail("Totals over all windows would never close, and a change can be late for one window and not for another."),
+				errhint("Group by the window beside the sets, as in GROUP BY %s, ROLLUP (…), and sum over the pipeline's relation.",
+						quote_identifier(((WindowKey *) linitial(windows))->output)));
 	if (pq->query->hasWindowFuncs || pq->query->limitCount)
 		ereport(ERROR,
 				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -352,7 +181,7 @@ ib_watermark_past(PipelineQuery *pq, AttrNumber event_time, const char *qualifie
 	ListCell   *lc;
 
 	initStringInfo(&text);
-	foreach(lc, ib_watermark_windows(pq, event_time))
+	foreach(lc, ib_window_keys_of(pq, event_time))
 	{
 		WindowKey  *window = lfirst(lc);
 
@@ -379,8 +208,9 @@ ib_watermark_from_timestamp(Oid type, const char *value)
 		psprintf("(%s)::%s", value, ib_query_type(type, -1, InvalidOid));
 }
 
-static Datum
-time_datum(Oid type, Timestamp time)
+/* A time as a value of the event time's type. */
+Datum
+ib_watermark_time_datum(Oid type, Timestamp time)
 {
 	return type == DATEOID ?
 		DirectFunctionCall1(timestamp_date, TimestampGetDatum(time)) : TimestampGetDatum(time);
@@ -399,7 +229,7 @@ ib_watermark_offer_times(const char *relation, Oid type, const char *const *name
 	for (int i = 0; i < n; i++)
 	{
 		TupleDescInitEntry(desc, i + 1, names[i], type, -1, 0);
-		values[i] = time_datum(type, times[i]);
+		values[i] = ib_watermark_time_datum(type, times[i]);
 	}
 	tuplestore_putvalues(store, desc, values, nulls);
 	ib_offer_relation(relation, InvalidOid, desc, store, 1);
@@ -425,10 +255,9 @@ batch_columns_list(PipelineQuery *pq, const char *qualifier)
 }
 
 /*
- * The late changes of a batch, with their number in it, among those whose event
- * time lies before the watermark, as that of a late one must.  Rows of the query
- * know the change that they come from by the batch's last column, where the
- * number stands in for the weight.
+ * The late changes of a batch, with their number in it, among the candidates.
+ * Rows of the query know the change that they come from by the batch's last
+ * column, where the number stands in for the weight.
  */
 static char *
 late_rows(PipelineQuery *pq, const char *event_time, const char *past,
@@ -438,14 +267,13 @@ late_rows(PipelineQuery *pq, const char *event_time, const char *past,
 		psprintf("(SELECT pg_catalog.to_jsonb(r) FROM (SELECT %s) r)",
 				 batch_columns_list(pq, "b."));
 
-	return psprintf("WITH " BATCH_RELATION " AS MATERIALIZED (SELECT * FROM (SELECT %s, coalesce(" BATCH_WEIGHT ", 1) AS " LATE_SIGN
-					", row_number() OVER () AS " BATCH_WEIGHT " FROM " BATCH_RELATION ") n"
-					" WHERE %s < (SELECT " CLOSED " FROM " WATERMARK_RELATION ")),"
+	return psprintf("WITH " BATCH_RELATION " AS MATERIALIZED (SELECT %s, coalesce(" BATCH_WEIGHT ", 1) AS " LATE_SIGN
+					", " CANDIDATE_NUMBER " AS " BATCH_WEIGHT " FROM " CANDIDATES_RELATION "),"
 					" late AS (SELECT DISTINCT t." INPUT_WEIGHT " AS number FROM (%s) t WHERE %s)"
 					" SELECT b." BATCH_WEIGHT ", b.%s::pg_catalog.timestamptz,"
 					" CASE WHEN b." LATE_SIGN " > 0 THEN 'insert' ELSE 'delete' END, %s"
 					" FROM " BATCH_RELATION " b WHERE b." BATCH_WEIGHT " IN (SELECT number FROM late) ORDER BY 1",
-					batch_columns_list(pq, ""), event_time,
+					batch_columns_list(pq, ""),
 					ib_query_rows_text(pq, true, batch_columns), past, event_time, row);
 }
 
@@ -460,20 +288,9 @@ windows_of(WindowKey *window, const char *relation, const char *condition)
 }
 
 /*
- * What event times a batch has: the largest that drives the watermark, how
- * many are too far ahead for that, how many rows may be late.
+ * What event times the source has: the largest that drives the watermark, and
+ * how many are too far ahead for that.  An index on the event time serves it.
  */
-static char *
-survey(Oid type, const char *event_time)
-{
-	return psprintf("SELECT %1$s, pg_catalog.count(*) FILTER (WHERE %2$s > (SELECT " AHEAD " FROM " WATERMARK_RELATION ") AND coalesce(" BATCH_WEIGHT ", 1) > 0),"
-					" pg_catalog.count(*) FILTER (WHERE %2$s < (SELECT " CLOSED " FROM " WATERMARK_RELATION ")) FROM " BATCH_RELATION,
-					as_timestamp(type, psprintf("pg_catalog.max(%1$s) FILTER (WHERE %1$s <= (SELECT " AHEAD " FROM " WATERMARK_RELATION ") AND coalesce(" BATCH_WEIGHT ", 1) > 0)",
-												event_time)),
-					event_time);
-}
-
-/* The same of the source, in a form that an index on the event time serves. */
 static char *
 survey_source(PipelineQuery *pq, Oid type, const char *event_time)
 {
@@ -493,7 +310,7 @@ removal_moves(PipelineQuery *pq, AttrNumber event_time)
 	ListCell   *lc;
 
 	initStringInfo(&text);
-	foreach(lc, ib_watermark_windows(pq, event_time))
+	foreach(lc, ib_window_keys_of(pq, event_time))
 		appendStringInfo(&text, "%s%s IS DISTINCT FROM %s", text.len ? " OR " : "",
 						 cut(pq, lfirst(lc), REMOVAL_RELATION, REMOVED),
 						 cut(pq, lfirst(lc), REMOVAL_RELATION, REMOVED_BEFORE));
@@ -515,26 +332,27 @@ ib_watermark_statements(IbPath *path, PipelineQuery *pq, const char *state_table
 	char	   *rows;
 
 	ib_watermark_check(pq, column);
-	first = linitial(ib_watermark_windows(pq, column));
+	pq->event_time = column;
+	first = linitial(ib_window_keys_of(pq, column));
 	event_time = quote_identifier(get_attname(pq->source, column, false));
 	past = ib_watermark_past(pq, column, "t.", false, WATERMARK_RELATION, CLOSED);
 	left_out = ib_watermark_past(pq, column, "t.", false, WATERMARK_RELATION, LEFT_OUT);
 	removed = ib_watermark_past(pq, column, "", false, REMOVAL_RELATION, REMOVED);
-	rows = psprintf("(WITH " BATCH_RELATION " AS (SELECT %s, " BATCH_WEIGHT " FROM " BATCH_RELATION
-					" WHERE %s < (SELECT " CLOSED " FROM " WATERMARK_RELATION ")) %s)",
-					batch_columns_list(pq, ""), event_time,
+	rows = psprintf("(WITH " BATCH_RELATION " AS (SELECT %s, " BATCH_WEIGHT " FROM " CANDIDATES_RELATION ") %s)",
+					batch_columns_list(pq, ""),
 					ib_query_rows_text(pq, true, batch_columns));
 
 	late->type = get_atttype(pq->source, column);
-	late->survey = survey(late->type, event_time);
 	late->survey_source = survey_source(pq, late->type, event_time);
-	left_out = psprintf("%s IS NOT TRUE", left_out);
+	late->truncate = psprintf("DELETE FROM %s t WHERE %s IS NOT TRUE", state_table, left_out);
+	/* few rows have to be asked for their windows */
+	left_out = psprintf("(t." INPUT_EVENT_TIME " < (SELECT " LEFT_OUT " FROM " WATERMARK_RELATION ") AND %s) IS NOT TRUE",
+						left_out);
 	late->touched = ib_delta_touched(pq, batch_columns, left_out);
 	late->transform_plus = ib_delta_transform(pq, batch_columns, false, left_out);
 	late->transform_mixed = ib_delta_transform(pq, batch_columns, true, left_out);
 	late->rows = late_rows(pq, event_time, past, batch_columns, path->row->late_policy);
 	late->windows = windows_of(first, rows, past);
-	late->truncate = psprintf("DELETE FROM %s t WHERE %s", state_table, left_out);
 	late->kept_windows = windows_of(first, state_table, "true");
 
 	late->retain = psprintf("DELETE FROM %s WHERE (%s) AND %s", state_table,

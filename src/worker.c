@@ -52,6 +52,8 @@
 #define POLL_USECS (1000 * 1000)
 /* Look again this soon when a lock was in the way. */
 #define RETRY_USECS (100 * 1000)
+/* So often a copy waits for what the sibling held back. */
+#define COPY_TRIES 10
 /* A path without changes stores its frontier when this much WAL passed. */
 #define QUIET_WAL_BYTES (1024 * 1024)
 
@@ -111,23 +113,6 @@ keep_freed_memory(void)
 	(void) mallopt(M_MMAP_THRESHOLD, 32 * 1024 * 1024);
 	(void) mallopt(M_TRIM_THRESHOLD, 256 * 1024 * 1024);
 #endif
-}
-
-static void
-begin_work(const char *activity)
-{
-	pgstat_report_activity(STATE_RUNNING, activity);
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-}
-
-static void
-end_work(void)
-{
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
 }
 
 static void
@@ -225,6 +210,18 @@ copy_row(IbPath *path, const PathRow *row)
 	MemoryContextSwitchTo(old);
 }
 
+/*
+ * A path that another worker ran keeps its schedule: what it contains says when
+ * its last run began.
+ */
+static int64
+last_run(const PathRow *row)
+{
+	int64		age = GetCurrentTimestamp() - row->frontier.as_of;
+
+	return ib_monotonic_usecs() - Max(age, 0);
+}
+
 /* Are other statements needed, or only another reading of the same? */
 static bool
 closes_otherwise(const PathRow *before, const PathRow *now)
@@ -252,6 +249,8 @@ update_path(PathRow *row)
 		path->stored_lsn = path->confirmable = row->has_frontier ? row->frontier.lsn : 0;
 		path->stored_commit = 0;
 		path->retry_at = 0;
+		if (row->has_frontier && path->ran_at == 0)
+			path->ran_at = last_run(row);
 		if (row->has_frontier && row->state == PATH_RUNNING)
 			ib_path_publish(path, row->frontier.lsn, row->frontier.lsn, row->frontier.as_of);
 	}
@@ -272,7 +271,7 @@ load_paths(void)
 	foreach(lc, paths)
 		((IbPath *) lfirst(lc))->seen = false;
 
-	begin_work("reading pipelines");
+	ib_begin_catalog("reading pipelines");
 	if (ib_catalog_exists())
 		rows = ib_catalog_paths();
 	if (rows != NIL && ib_decode_is_open() && !ib_catalog_slot_is_at_home())
@@ -282,7 +281,7 @@ load_paths(void)
 				errdetail("The worker starts anew, for what it knows is of the pipelines before."));
 	foreach(lc, rows)
 		update_path(lfirst(lc));
-	end_work();
+	ib_commit();
 
 	foreach(lc, paths)
 	{
@@ -297,13 +296,15 @@ load_paths(void)
 	return paths != NIL;
 }
 
+/* If somebody else changed the state meanwhile, the catalog is read again. */
 static void
 change_state(IbPath *path, PathState state, const char *error)
 {
-	begin_work("recording the state of a path");
-	ib_catalog_set_state(path->row->path, state, error);
-	end_work();
-	path->row->state = state;
+	if (!ib_path_change_state(path, state, error))
+	{
+		known_generation = pg_atomic_read_u32(&me->generation) - 1;
+		return;
+	}
 	if (!collects(path->row))
 		stop_collecting(path);
 	ConditionVariableBroadcast(&path->shared->moved);
@@ -335,9 +336,9 @@ attach_slot(void)
 	bool		at_home;
 	ListCell   *lc;
 
-	begin_work("looking for the replication slot");
+	ib_begin_catalog("looking for the replication slot");
 	at_home = ib_catalog_slot_is_at_home();
-	end_work();
+	ib_commit();
 
 	foreach(lc, paths)
 	{
@@ -362,12 +363,12 @@ attach_slot(void)
 		ib_slot_drop();
 		set_worker_state(WORKER_CREATING_SLOT);
 		pgstat_report_activity(STATE_RUNNING, "waiting for running transactions to make the replication slot");
-		StartTransactionCommand();
+		ib_begin();
 		start = ib_slot_create();
-		CommitTransactionCommand();
-		begin_work("recording the replication slot");
+		ib_commit();
+		ib_begin_catalog("recording the replication slot");
 		ib_catalog_store_slot(start);
-		end_work();
+		ib_commit();
 	}
 	set_worker_state(WORKER_RUNNING);
 }
@@ -402,16 +403,40 @@ start_collecting(IbPath *path)
 {
 	PG_TRY();
 	{
-		begin_work("preparing a path");
+		ib_begin_catalog("preparing a path");
 		if (ib_lock_sources(path, true))
 			ib_path_prepare(path);
-		end_work();
+		ib_commit();
 	}
 	PG_CATCH();
 	{
 		fail_path(path, true);
 	}
 	PG_END_TRY();
+}
+
+/*
+ * The sibling that a path which is to be filled begins as a copy of: the
+ * freshest one that runs.  NULL: it is filled from the source.
+ */
+static IbPath *
+sibling_to_copy(const IbPath *path)
+{
+	IbPath	   *best = NULL;
+	ListCell   *lc;
+
+	if (!collects(path->row) || path->row->state == PATH_RUNNING)
+		return NULL;
+	foreach(lc, paths)
+	{
+		IbPath	   *other = lfirst(lc);
+
+		if (other->row->pipeline == path->row->pipeline && other->inputs != NIL &&
+			other->row->state == PATH_RUNNING &&
+			(best == NULL || other->row->trigger_usecs < best->row->trigger_usecs))
+			best = other;
+	}
+	return best;
 }
 
 /*
@@ -438,7 +463,8 @@ collect(void)
 				start_collecting(path);
 			continue;
 		}
-		start_collecting(path);
+		if (sibling_to_copy(path) == NULL)
+			start_collecting(path);
 		if (path->inputs == NIL)
 			continue;
 		if (!rewind && ((holds_wal(path->row) &&
@@ -452,10 +478,9 @@ collect(void)
 		ib_decode_close();
 		ib_batches_restart();
 		read_upto = InvalidXLogRecPtr;
-		StartTransactionCommand();
+		ib_begin();
 		ib_decode_open(decode_start());
-		CommitTransactionCommand();
-		MemoryContextSwitchTo(TopMemoryContext);
+		ib_commit();
 	}
 }
 
@@ -487,11 +512,10 @@ read_ahead(XLogRecPtr upto)
 	if (upto <= read_upto || ib_batches_full() || !reading_is_of_use())
 		return;
 	pgstat_report_activity(STATE_RUNNING, "reading the WAL");
-	StartTransactionCommand();
+	ib_begin();
 	if (ib_decode_upto(upto, true) >= upto || !ib_batches_full())
 		read_upto = upto;
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
+	ib_commit();
 	pg_atomic_write_u64(&me->rows_decoded, ib_batches_rows_decoded());
 }
 
@@ -642,6 +666,62 @@ run_path(IbPath *path, const char *reason, bool store)
 }
 
 /*
+ * Let a path begin as a copy of a sibling, at the place where the decoder
+ * stands.  If the sibling held back what its snapshot did not see, or there is
+ * a transaction of which a part was read, that place is earlier, and all paths
+ * would have to read again from there: rather wait a little first.
+ */
+static void
+copy_path(IbPath *path, IbPath *sibling)
+{
+	bool		done = false;
+	bool		behind;
+
+	path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
+	if (!ib_path_can_copy(path, sibling))
+		return;
+	run_path(sibling, "copy", true);
+	if (sibling->inputs == NIL || sibling->retry_at > ib_monotonic_usecs())
+		return;
+	behind = sibling->stored_lsn < ib_decode_position() || ib_batches_streaming();
+	if (behind && path->copy_tries++ < COPY_TRIES)
+		return;
+
+	stop_collecting(path);
+	pgstat_report_activity(STATE_RUNNING, psprintf("copying path %d to path %d",
+												   sibling->row->path, path->row->path));
+	PG_TRY();
+	{
+		done = ib_path_copy(path, sibling);
+	}
+	PG_CATCH();
+	{
+		fail_path(path, true);
+	}
+	PG_END_TRY();
+	if (!done)
+		return;
+	path->retry_at = 0;
+	path->copy_tries = 0;
+	if (!behind)
+		start_collecting(path);
+}
+
+/*
+ * How often a path runs: less than its trigger interval, if runs are so slow
+ * that a consumer would see staler rows than it accepts.
+ */
+static int64
+effective_trigger(const IbPath *path)
+{
+	int64		trigger = path->row->trigger_usecs;
+
+	if (path->row->freshness_usecs > 0)
+		trigger = Min(trigger, Max(path->row->freshness_usecs - path->run_time, 0));
+	return trigger;
+}
+
+/*
  * Why a path should run now, or NULL.  "caught_up" says that all the WAL
  * there was at as_of has been decoded.
  */
@@ -650,11 +730,15 @@ due(IbPath *path, bool caught_up, TimestampTz as_of)
 {
 	int64		now = ib_monotonic_usecs();
 	PathEntry  *shared = path->shared;
-	int64		trigger = path->row->trigger_usecs;
+	int64		trigger = effective_trigger(path);
 	int64		held = ib_decode_position() - path->stored_lsn;
 	bool		has_work = ib_inputs_have_work(path);
 
-	if (path->inputs == NIL || now < path->retry_at)
+	if (now < path->retry_at)
+		return NULL;
+	if (sibling_to_copy(path) != NULL)
+		return "copy";
+	if (path->inputs == NIL)
 		return NULL;
 	if (path->row->state != PATH_RUNNING)
 		return "backfill";
@@ -699,7 +783,9 @@ run_due_paths(bool caught_up, TimestampTz as_of)
 		pg_read_barrier();
 		if (pg_atomic_read_u32(&me->generation) != known_generation)
 			return;
-		if (reason != NULL)
+		if (reason != NULL && strcmp(reason, "copy") == 0)
+			copy_path(path, sibling_to_copy(path));
+		else if (reason != NULL)
 			run_path(path, reason, strcmp(reason, "refresh") == 0 ||
 					 strcmp(reason, "quiet") == 0);
 		if (path->inputs != NIL)
@@ -719,7 +805,7 @@ next_due(bool *wake_on_commit)
 	foreach(lc, paths)
 	{
 		IbPath	   *path = lfirst(lc);
-		int64		trigger = path->row->trigger_usecs;
+		int64		trigger = effective_trigger(path);
 
 		if (!collects(path->row))
 			continue;
