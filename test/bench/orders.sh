@@ -54,7 +54,7 @@ SELECT incbatch.create_pipeline(:'pipeline', :'query', append_only => true, init
 CALL incbatch.refresh_pipeline(:'pipeline');
 SELECT incbatch.pause_pipeline(:'pipeline');
 SQL
-	check 'the pipeline is not paused' "SELECT state = 'paused' FROM incbatch.pipelines"
+	check 'the pipeline is not paused' "SELECT state = 'paused' FROM incbatch.pipelines WHERE pipeline = '$pipeline'"
 }
 
 events_of() {
