@@ -103,8 +103,8 @@ CREATE TABLE incbatch.late_row (
 CREATE INDEX ON incbatch.late_row (path);
 
 CREATE TABLE incbatch.batch (
-    batch          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    path           int NOT NULL REFERENCES incbatch.path ON DELETE CASCADE,
+    batch          bigint GENERATED ALWAYS AS IDENTITY,
+    path           int NOT NULL,
     started_at     timestamptz NOT NULL,
     finished_at    timestamptz NOT NULL,
     reason         text NOT NULL,
@@ -121,7 +121,12 @@ CREATE TABLE incbatch.batch (
     strategy       text NOT NULL,
     rows_late      bigint NOT NULL,
     rows_ahead     bigint NOT NULL,
-    error          text
+    error          text,
+    runs           bigint NOT NULL DEFAULT 1,
+    groups_new     bigint NOT NULL DEFAULT 0,
+    ahead_ms       double precision NOT NULL DEFAULT 0,
+    read_cpu_ms    double precision NOT NULL DEFAULT 0,
+    PRIMARY KEY (path, batch)
 );
 
 CREATE TABLE incbatch.slot (
@@ -214,21 +219,25 @@ COMMENT ON COLUMN incbatch.batch.batch IS 'Number of the batch.';
 COMMENT ON COLUMN incbatch.batch.path IS 'The path.';
 COMMENT ON COLUMN incbatch.batch.started_at IS 'When the run began.';
 COMMENT ON COLUMN incbatch.batch.finished_at IS 'When its changes became visible.';
-COMMENT ON COLUMN incbatch.batch.reason IS 'trigger, refresh, full (memory) or quiet.';
+COMMENT ON COLUMN incbatch.batch.reason IS 'trigger, refresh, full (memory), quiet or backfill.';
 COMMENT ON COLUMN incbatch.batch.transactions IS 'Source transactions folded in.';
-COMMENT ON COLUMN incbatch.batch.rows_in IS 'Changes folded in; an update counts as two.';
+COMMENT ON COLUMN incbatch.batch.rows_in IS 'Changes folded in; an update counts as two. Of a backfill: rows of the source.';
 COMMENT ON COLUMN incbatch.batch.groups_changed IS 'Groups that the changes touched.';
 COMMENT ON COLUMN incbatch.batch.read_ms IS 'Milliseconds spent reading the WAL within the run.';
 COMMENT ON COLUMN incbatch.batch.transform_ms IS 'Milliseconds spent evaluating the query over the changes.';
 COMMENT ON COLUMN incbatch.batch.merge_ms IS 'Milliseconds spent merging into the state table, recompute included.';
 COMMENT ON COLUMN incbatch.batch.commit_ms IS 'Milliseconds spent storing the frontier and committing.';
-COMMENT ON COLUMN incbatch.batch.cpu_ms IS 'CPU milliseconds of the worker for the run.';
+COMMENT ON COLUMN incbatch.batch.cpu_ms IS 'CPU milliseconds of the worker for the batch: reading its changes, in the run and before, the run, and the worker''s round around it.';
 COMMENT ON COLUMN incbatch.batch.wal_bytes IS 'WAL written by the run, in bytes.';
 COMMENT ON COLUMN incbatch.batch.latency_max IS 'Largest time from a source transaction''s commit to its visibility.';
-COMMENT ON COLUMN incbatch.batch.strategy IS 'delta; recompute where groups were evaluated again from the source; rebuild where all were, because a tracked lookup was truncated.';
+COMMENT ON COLUMN incbatch.batch.strategy IS 'delta; recompute where groups were evaluated again from the source; rebuild where all were, by a backfill or because a tracked lookup was truncated.';
 COMMENT ON COLUMN incbatch.batch.rows_late IS 'Changes to closed windows.';
 COMMENT ON COLUMN incbatch.batch.rows_ahead IS 'Rows whose event time was infinite or too far ahead of the clock to drive the watermark.';
 COMMENT ON COLUMN incbatch.batch.error IS 'Error of the batch, or NULL.';
+COMMENT ON COLUMN incbatch.batch.runs IS 'Runs that the line sums up.';
+COMMENT ON COLUMN incbatch.batch.groups_new IS 'Groups that were added to the state table.';
+COMMENT ON COLUMN incbatch.batch.ahead_ms IS 'Milliseconds spent reading its changes from the WAL before the run.';
+COMMENT ON COLUMN incbatch.batch.read_cpu_ms IS 'CPU milliseconds of reading its changes from the WAL, in the run and before; part of cpu_ms.';
 
 COMMENT ON TABLE incbatch.slot IS 'The replication slot that the frontiers belong to, and its database and cluster.';
 COMMENT ON COLUMN incbatch.slot.slot_name IS 'Name of the slot.';
@@ -409,7 +418,8 @@ COMMENT ON EVENT TRIGGER incbatch_on_rewrite IS 'A pipeline whose source is set 
 
 CREATE FUNCTION incbatch.worker_status(
     OUT database oid, OUT pid int, OUT state text,
-    OUT heartbeat_at timestamptz, OUT rows_decoded bigint
+    OUT heartbeat_at timestamptz, OUT rows_decoded bigint,
+    OUT cpu_ms float8, OUT batches_cpu_ms float8, OUT history_cpu_ms float8, OUT history_wal_bytes bigint
 ) RETURNS SETOF record
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_worker_status';
 COMMENT ON FUNCTION incbatch.worker_status() IS 'Workers as shared memory knows them; incbatch.workers is the view to read.';
@@ -593,31 +603,36 @@ CREATE VIEW incbatch.batches AS
 SELECT p.relation::text AS pipeline, b.path, b.batch, b.started_at, b.finished_at,
        b.reason, b.transactions, b.rows_in, b.rows_late, b.groups_changed,
        b.read_ms, b.transform_ms, b.merge_ms, b.commit_ms, b.cpu_ms, b.wal_bytes,
-       b.latency_max, b.strategy, b.error, b.rows_ahead
+       b.latency_max, b.strategy, b.error, b.rows_ahead, b.runs, b.groups_new,
+       b.ahead_ms, b.read_cpu_ms
 FROM incbatch.batch b
 JOIN incbatch.path a ON a.id = b.path
 JOIN incbatch.pipeline p ON p.id = a.pipeline;
-COMMENT ON VIEW incbatch.batches IS 'One row a batch, the newest kept.';
+COMMENT ON VIEW incbatch.batches IS 'One row a batch, the newest kept; written a few seconds after it, at once after a refresh. Batches at a trigger below a second that follow each other within a second share a row.';
 COMMENT ON COLUMN incbatch.batches.pipeline IS 'The pipeline.';
 COMMENT ON COLUMN incbatch.batches.path IS 'Number of the path.';
 COMMENT ON COLUMN incbatch.batches.batch IS 'Number of the batch, rising.';
 COMMENT ON COLUMN incbatch.batches.started_at IS 'When the run began.';
 COMMENT ON COLUMN incbatch.batches.finished_at IS 'When its changes became visible.';
-COMMENT ON COLUMN incbatch.batches.reason IS 'trigger, refresh, full (the waiting changes outgrew incbatch.work_mem, or hold half of incbatch.max_retained_wal) or quiet.';
+COMMENT ON COLUMN incbatch.batches.reason IS 'trigger, refresh, full (the waiting changes outgrew incbatch.work_mem, or hold half of incbatch.max_retained_wal), quiet or backfill.';
 COMMENT ON COLUMN incbatch.batches.transactions IS 'Source transactions folded in.';
-COMMENT ON COLUMN incbatch.batches.rows_in IS 'Changes folded in; an update counts as two.';
+COMMENT ON COLUMN incbatch.batches.rows_in IS 'Changes folded in; an update counts as two. Of a backfill: rows of the source.';
 COMMENT ON COLUMN incbatch.batches.rows_late IS 'Changes to closed windows, of those in rows_in: left out, or with late_policy apply folded in.';
 COMMENT ON COLUMN incbatch.batches.groups_changed IS 'Groups that the changes touched.';
-COMMENT ON COLUMN incbatch.batches.read_ms IS 'Milliseconds spent reading the WAL within the run; reading ahead is not in it.';
+COMMENT ON COLUMN incbatch.batches.read_ms IS 'Milliseconds spent reading the WAL within the run; see ahead_ms.';
 COMMENT ON COLUMN incbatch.batches.transform_ms IS 'Milliseconds spent evaluating the query over the changes.';
 COMMENT ON COLUMN incbatch.batches.merge_ms IS 'Milliseconds spent merging into the state table, recompute included.';
 COMMENT ON COLUMN incbatch.batches.commit_ms IS 'Milliseconds spent storing the frontier and committing.';
-COMMENT ON COLUMN incbatch.batches.cpu_ms IS 'CPU milliseconds of the worker for the run; reading ahead is not in it.';
+COMMENT ON COLUMN incbatch.batches.cpu_ms IS 'CPU milliseconds of the worker for the batch: reading its changes, in the run and before, the run, and the worker''s round around it.';
 COMMENT ON COLUMN incbatch.batches.wal_bytes IS 'WAL written by the run, in bytes.';
 COMMENT ON COLUMN incbatch.batches.latency_max IS 'Largest time from a source transaction''s commit to its visibility.';
-COMMENT ON COLUMN incbatch.batches.strategy IS 'delta; recompute where groups were evaluated again from the source; rebuild where all were, because a tracked lookup was truncated.';
+COMMENT ON COLUMN incbatch.batches.strategy IS 'delta; recompute where groups were evaluated again from the source; rebuild where all were, by a backfill or because a tracked lookup was truncated.';
 COMMENT ON COLUMN incbatch.batches.error IS 'Error of the batch, or NULL.';
 COMMENT ON COLUMN incbatch.batches.rows_ahead IS 'Rows whose event time was infinite or too far ahead of the clock to drive the watermark; they are folded in.';
+COMMENT ON COLUMN incbatch.batches.runs IS 'Batches that the row sums up: more than one only where the trigger is below a second.';
+COMMENT ON COLUMN incbatch.batches.groups_new IS 'Groups that were added to the state table.';
+COMMENT ON COLUMN incbatch.batches.ahead_ms IS 'Milliseconds spent reading its changes from the WAL before the run; paths that take the same WAL share them by the rows they take.';
+COMMENT ON COLUMN incbatch.batches.read_cpu_ms IS 'CPU milliseconds of reading its changes from the WAL, in the run and before; part of cpu_ms.';
 
 CREATE VIEW incbatch.late_rows AS
 SELECT p.relation::text AS pipeline, r.event_time, r.watermark, r.change, r.row,
@@ -641,7 +656,8 @@ CREATE VIEW incbatch.workers AS
 SELECT d.datname AS database, w.pid, w.state, s.slot_name,
        s.restart_lsn, s.confirmed_flush_lsn AS confirmed_lsn,
        pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), s.restart_lsn)::bigint AS retained_wal_bytes,
-       w.heartbeat_at, w.rows_decoded
+       w.heartbeat_at, w.rows_decoded, w.cpu_ms, w.batches_cpu_ms,
+       w.history_cpu_ms, w.history_wal_bytes
 FROM incbatch.worker_status() w
 JOIN pg_catalog.pg_database d ON d.oid = w.database
 LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = 'incbatch_' || w.database::text;
@@ -655,6 +671,10 @@ COMMENT ON COLUMN incbatch.workers.confirmed_lsn IS 'All that committed before i
 COMMENT ON COLUMN incbatch.workers.retained_wal_bytes IS 'Bytes of WAL that the server keeps for the slot.';
 COMMENT ON COLUMN incbatch.workers.heartbeat_at IS 'When the worker last showed that it is alive.';
 COMMENT ON COLUMN incbatch.workers.rows_decoded IS 'Row changes decoded since the worker started, of all tables.';
+COMMENT ON COLUMN incbatch.workers.cpu_ms IS 'CPU milliseconds of the worker since it started.';
+COMMENT ON COLUMN incbatch.workers.batches_cpu_ms IS 'Of these, for batches: the sum of their cpu_ms.';
+COMMENT ON COLUMN incbatch.workers.history_cpu_ms IS 'Of these, for writing incbatch.batches. What remains is being idle, and reading WAL that no pipeline wants.';
+COMMENT ON COLUMN incbatch.workers.history_wal_bytes IS 'Bytes of WAL written for incbatch.batches since the worker started.';
 
 CREATE VIEW incbatch.progress AS
 SELECT p.relation::text AS pipeline, s.state AS phase,
