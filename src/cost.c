@@ -22,20 +22,20 @@
 PG_FUNCTION_INFO_V1(ib_find_pipeline);
 PG_FUNCTION_INFO_V1(ib_fit_cost);
 PG_FUNCTION_INFO_V1(ib_fit_groups);
-PG_FUNCTION_INFO_V1(ib_cpu_hour_price);
+PG_FUNCTION_INFO_V1(ib_amount);
 
 #define PARTS 3					/* a run, a row, a group */
 #define ROUNDS 20				/* of weighing again */
 #define STEPS 2000				/* of one solution */
 
-/* What the assumed proportions count beside all batches together. */
-#define ASSUMED_WEIGHT 1e-3
+/* How far each of the assumed costs may be off, as a part of it. */
+#define ASSUMED_DEVIATION 0.5
 /* A batch further off than this many times the usual is an outlier. */
 #define OUTLIER 3.0
 /* From the median of deviations to the standard deviation of a normal one. */
 #define MEDIAN_TO_DEVIATION 1.4826
 
-/* The number of the pipeline that a caller means. */
+/* The relation of the pipeline that a caller means. */
 Datum
 ib_find_pipeline(PG_FUNCTION_ARGS)
 {
@@ -43,7 +43,8 @@ ib_find_pipeline(PG_FUNCTION_ARGS)
 
 	ib_shmem_require();
 	ib_refuse_null(fcinfo, 0, "name");
-	PG_RETURN_INT32(ib_catalog_find_pipeline(PG_GETARG_TEXT_PP(0), &relation, false));
+	(void) ib_catalog_find_pipeline(PG_GETARG_TEXT_PP(0), &relation, false);
+	PG_RETURN_OID(relation);
 }
 
 static double *
@@ -95,7 +96,7 @@ median(double *values, int n)
  */
 static void
 solve(double (*x)[PARTS], const double *y, const double *weights, int n,
-	  double pull, double *factors)
+	  double pull, double pull_weight, double *factors)
 {
 	double		a[PARTS][PARTS] = {0};
 	double		b[PARTS] = {0};
@@ -111,10 +112,8 @@ solve(double (*x)[PARTS], const double *y, const double *weights, int n,
 	}
 	for (int j = 0; j < PARTS; j++)
 	{
-		double		part = ASSUMED_WEIGHT * n / (pull * pull);
-
-		a[j][j] += part;
-		b[j] += part * pull;
+		a[j][j] += pull_weight;
+		b[j] += pull_weight * pull;
 	}
 	for (int step = 0; step < STEPS; step++)
 	{
@@ -143,7 +142,8 @@ expected(const double *x, const double *factors)
 /*
  * Errors are relative to what is expected, so that a large batch does not
  * drown the small ones.  A batch that is far off counts less, the further the
- * less (Huber's weights).
+ * less (Huber's weights).  What is assumed counts as one more batch does that is
+ * off by as much as an assumption may be.
  */
 static void
 fit(double (*x)[PARTS], const double *y, int n, double *factors)
@@ -168,14 +168,14 @@ fit(double (*x)[PARTS], const double *y, int n, double *factors)
 		CHECK_FOR_INTERRUPTS();
 		for (int i = 0; i < n; i++)
 			errors[i] = sorted[i] = fabs(y[i] / expected(x[i], factors) - 1);
-		usual = Max(median(sorted, n) * MEDIAN_TO_DEVIATION, 1e-6) * OUTLIER;
+		usual = Max(median(sorted, n) * MEDIAN_TO_DEVIATION, 1e-4);
 		for (int i = 0; i < n; i++)
 		{
 			double		scale = expected(x[i], factors);
 
-			weights[i] = Min(1, usual / Max(errors[i], 1e-12)) / (scale * scale);
+			weights[i] = Min(1, OUTLIER * usual / Max(errors[i], 1e-12)) / (scale * scale);
 		}
-		solve(x, y, weights, n, pull, factors);
+		solve(x, y, weights, n, pull, pow(usual / ASSUMED_DEVIATION / pull, 2), factors);
 	}
 }
 
@@ -281,15 +281,22 @@ ib_fit_groups(PG_FUNCTION_ARGS)
 	PG_RETURN_ARRAYTYPE_P(construct_array(result, 3, FLOAT8OID, 8, true, 'd'));
 }
 
-/* The price of a CPU hour: the one that is given, or the setting. */
+/* An amount of money that a caller gives: the price of a CPU hour has a default. */
 Datum
-ib_cpu_hour_price(PG_FUNCTION_ARGS)
+ib_amount(PG_FUNCTION_ARGS)
 {
-	double		price = PG_ARGISNULL(0) ? ib_cpu_hour_price_setting : PG_GETARG_FLOAT8(0);
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	double		amount;
 
-	if (!(price >= 0) || isinf(price))
+	if (!PG_ARGISNULL(0))
+		amount = PG_GETARG_FLOAT8(0);
+	else if (strcmp(name, "price_per_cpu_hour") == 0)
+		amount = ib_cpu_hour_price;
+	else
+		PG_RETURN_NULL();
+	if (!(amount >= 0) || isinf(amount))
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				errmsg("the price of a CPU hour must be a number from 0 up"));
-	PG_RETURN_FLOAT8(price);
+				errmsg("parameter \"%s\" must be a number from 0 up", name));
+	PG_RETURN_FLOAT8(amount);
 }

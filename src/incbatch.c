@@ -24,7 +24,7 @@ int			ib_work_mem = 65536;
 int			ib_batch_history = 10000;
 bool		ib_log_batches = false;
 int			ib_event_time_ahead = 300;
-double		ib_cpu_hour_price_setting = 0.05;
+double		ib_cpu_hour_price = 0.05;
 
 void		_PG_init(void);
 
@@ -64,7 +64,7 @@ define_settings(void)
 	DefineCustomRealVariable("incbatch.cpu_hour_price",
 							 "What an hour of CPU costs, in any currency.",
 							 "incbatch.cost prices cadences with it.",
-							 &ib_cpu_hour_price_setting, ib_cpu_hour_price_setting, 0, 1e9,
+							 &ib_cpu_hour_price, ib_cpu_hour_price, 0, 1e9,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
 	MarkGUCPrefixReserved(IB_NAME);
 }

@@ -232,7 +232,7 @@ measure_hour(Report *report, const PathLine *path, double *lag, double *run)
 						  " extract(epoch FROM b.latency_max)::float8,"
 						  " extract(epoch FROM b.finished_at - b.started_at)::float8"
 						  " FROM incbatch.batches b"
-						  " WHERE b.path = $3 AND b.finished_at <= $2 AND b.finished_at > $2 - interval '1 hour'", path->path);
+						  " WHERE b.path = $3 AND b.reason IS DISTINCT FROM 'backfill' AND b.finished_at <= $2 AND b.finished_at > $2 - interval '1 hour'", path->path);
 
 	for (int i = 0; i < MINUTES; i++)
 	{
@@ -278,9 +278,9 @@ put_path(Report *report, const PathLine *path)
 		psprintf("p50 %s, p99 %s", ib_human_seconds(path->p50), ib_human_seconds(path->p99));
 
 	query(report,
-		  "SELECT count(*)::float8, sum(b.rows_in)::float8, to_char(min(b.finished_at), 'HH24:MI')"
+		  "SELECT coalesce(sum(coalesce(b.runs, 1)), 0)::float8, sum(b.rows_in)::float8, to_char(min(b.finished_at), 'HH24:MI')"
 		  " FROM incbatch.batches b"
-		  " WHERE b.path = $3 AND b.finished_at <= $2 AND b.finished_at > $2 - interval '1 hour'", path->path);
+		  " WHERE b.path = $3 AND b.reason IS DISTINCT FROM 'backfill' AND b.finished_at <= $2 AND b.finished_at > $2 - interval '1 hour'", path->path);
 	if (number_of(0, 1) > 0)
 		left = psprintf("%s: %s batch%s, %s rows since %s", cadence(path->trigger),
 						ib_human_count(number_of(0, 1)), number_of(0, 1) == 1 ? "" : "es",
