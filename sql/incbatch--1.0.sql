@@ -802,8 +802,9 @@ CREATE TYPE incbatch.cost_parts AS (
 COMMENT ON TYPE incbatch.cost_parts IS 'What incbatch.fit found of a pipeline: CPU milliseconds of a run, a row and a group, without reading and of reading; WAL bytes of these; how many groups a batch touches; of the nightly batch, CPU milliseconds of an event, where a backfill was measured; elapsed time per CPU time.';
 
 -- Assumed, where nothing is measured: a run costs 3 ms and reading for it
--- 0.5 ms, an event 0.8 and 0.6 us, a group 8 us and 180 bytes of WAL.  Only
--- the proportions count as soon as there is any history.
+-- 0.4 ms, an event 0.5 and 0.4 us, a group 4 us and 180 bytes of WAL: what
+-- test/bench/cadence found.  Only the proportions count as soon as there is
+-- any history.
 CREATE FUNCTION incbatch.fit(pipeline regclass) RETURNS incbatch.cost_parts
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -841,7 +842,7 @@ WITH line AS (
     WHERE p.relation = fit.pipeline AND b.reason = 'backfill' AND b.rows_in >= 1000
     ORDER BY b.batch DESC LIMIT 1
 ), assumed AS (
-    SELECT '{3,0.0008,0.008}'::float8[] AS work, '{0.5,0.0006,0}'::float8[] AS reading, '{400,0,180}'::float8[] AS wal
+    SELECT '{3,0.0005,0.004}'::float8[] AS work, '{0.4,0.0004,0}'::float8[] AS reading, '{400,0,180}'::float8[] AS wal
 )
 SELECT k.batches, k.events, r.span,
        coalesce(r.events, 1e6), coalesce(r.transactions, 1e6),

@@ -26,6 +26,7 @@ PG_FUNCTION_INFO_V1(ib_amount);
 
 #define PARTS 3					/* a run, a row, a group */
 #define ROUNDS 20				/* of weighing again */
+#define PLAIN_ROUNDS 4			/* of these, before there are outliers */
 #define STEPS 2000				/* of one solution */
 
 /* How far each of the assumed costs may be off, as a part of it. */
@@ -173,7 +174,9 @@ fit(double (*x)[PARTS], const double *y, int n, double *factors)
 		{
 			double		scale = expected(x[i], factors);
 
-			weights[i] = Min(1, OUTLIER * usual / Max(errors[i], 1e-12)) / (scale * scale);
+			weights[i] = 1 / (scale * scale);
+			if (round >= PLAIN_ROUNDS && errors[i] > OUTLIER * usual)
+				weights[i] *= OUTLIER * usual / errors[i];
 		}
 		solve(x, y, weights, n, pull, pow(usual / ASSUMED_DEVIATION / pull, 2), factors);
 	}
@@ -232,6 +235,25 @@ touched(const double *runs, const double *rows, int n, double fan_out, double po
 	return sum;
 }
 
+/* The pool with which batches touch as many groups as they did. */
+static double
+find_pool(const double *runs, const double *rows, int n, double fan_out, double known)
+{
+	double		low = 1e-6;
+	double		high = 1e12;
+
+	for (int step = 0; step < 100; step++)
+	{
+		double		middle = sqrt(low * high);
+
+		if (touched(runs, rows, n, fan_out, middle) < known)
+			low = middle;
+		else
+			high = middle;
+	}
+	return high;
+}
+
 /*
  * fit_groups(runs, rows, groups, new groups): how many groups a batch of so
  * many rows touches, as {pool, fan-out, new}:
@@ -252,32 +274,26 @@ ib_fit_groups(PG_FUNCTION_ARGS)
 	double	   *new_groups = float_arrays(fcinfo, 3, n);
 	double		fan_out = 1;
 	double		all_rows = 0;
+	double		all_groups = 0;
 	double		all_new = 0;
-	double		known = 0;
-	double		low = 1e-6;
-	double		high = 1e12;
+	double		replaced;
+	double		pool;
 	Datum		result[3];
 
 	for (int i = 0; i < n; i++)
 	{
 		fan_out = Max(fan_out, groups[i] / Max(rows[i], 1));
 		all_rows += rows[i];
+		all_groups += groups[i];
 		all_new += new_groups[i];
-		known += groups[i];
 	}
-	known -= all_new;
-	for (int step = 0; step < 100; step++)
-	{
-		double		middle = sqrt(low * high);
-
-		if (touched(runs, rows, n, fan_out, middle) < known)
-			low = middle;
-		else
-			high = middle;
-	}
-	result[0] = Float8GetDatum(high);
+	pool = find_pool(runs, rows, n, fan_out, all_groups - all_new);
+	/* where the history begins with an empty table, the pool was new once */
+	replaced = Max(all_new - pool, 0);
+	pool = find_pool(runs, rows, n, fan_out, all_groups - replaced);
+	result[0] = Float8GetDatum(pool);
 	result[1] = Float8GetDatum(fan_out);
-	result[2] = Float8GetDatum(all_new / Max(all_rows, 1));
+	result[2] = Float8GetDatum(replaced / Max(all_rows, 1));
 	PG_RETURN_ARRAYTYPE_P(construct_array(result, 3, FLOAT8OID, 8, true, 'd'));
 }
 
