@@ -18,13 +18,11 @@
 #include "incbatch.h"
 
 #include "access/table.h"
-#include "access/xact.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/plancat.h"
-#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
@@ -207,21 +205,10 @@ ib_path_fill(IbPath *path, double *transform_ms)
 	return ngroups;
 }
 
-static void
-set_state(IbPath *path, PathState state)
-{
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	ib_catalog_set_state(path->row->path, state, NULL);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
-	path->row->state = state;
-}
-
 /*
  * Backfill a path.  False: not now; a transaction that lingers between commit
- * record and visibility, or a lock, is in the way.
+ * record and visibility, or a lock, is in the way.  Or not yet: somebody asked
+ * for a rebuild meanwhile.
  */
 bool
 ib_path_backfill(IbPath *path)
@@ -231,9 +218,11 @@ ib_path_backfill(IbPath *path)
 	int64		started_usecs = ib_monotonic_usecs();
 	Meter		meter;
 	int64		lap;
+	bool		done;
 
-	if (path->row->state != PATH_BACKFILLING)
-		set_state(path, PATH_BACKFILLING);
+	if (path->row->state != PATH_BACKFILLING &&
+		!ib_path_change_state(path, PATH_BACKFILLING, NULL))
+		return false;
 	pg_atomic_write_u64(&path->shared->backfill_rows_done, 0);
 	pg_atomic_write_u64(&path->shared->backfill_started_at, GetCurrentTimestamp());
 
@@ -247,7 +236,7 @@ ib_path_backfill(IbPath *path)
 	if (ib_frontier_commits_lingering(GetActiveSnapshot(),
 									  ib_inputs_have_transaction, path))
 	{
-		ib_leave_run();
+		ib_commit();
 		return false;
 	}
 	ib_partitions_start(ib_inputs_source(path), &frontier);
@@ -257,13 +246,15 @@ ib_path_backfill(IbPath *path)
 	meter.record.groups_changed = meter.record.groups_new =
 		ib_path_fill(path, &meter.record.transform_ms);
 	meter.record.merge_ms = ib_lap_ms(&lap) - meter.record.transform_ms;
-	ib_catalog_set_state(path->row->path, PATH_RUNNING, NULL);
+	done = ib_catalog_change_state(path->row->path, PATH_BACKFILLING, PATH_RUNNING, NULL);
 	ib_commit_run(path, &frontier);
 	meter.record.commit_ms = ib_lap_ms(&lap);
 	meter.record.rows_in = pg_atomic_read_u64(&path->shared->backfill_rows_done);
 	if (meter.record.rows_in > 0)
 		ib_meter_stop(&meter, path);
 	ib_inputs_finish(path);
+	if (!done)
+		return false;
 
 	path->row->state = PATH_RUNNING;
 	path->confirmable = path->stored_lsn;	/* should this be lost, it starts anew */

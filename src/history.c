@@ -246,15 +246,13 @@ ib_history_write(void)
 		return false;
 	if (ib_batch_history > 0)
 	{
-		StartTransactionCommand();
+		ib_begin();
 		/* as a session would: a lower source changes what the end of the transaction restores */
 		(void) set_config_option("synchronous_commit", "off", PGC_SUSET, PGC_S_SESSION,
 								 GUC_ACTION_LOCAL, true, 0, false);
 		PushActiveSnapshot(GetTransactionSnapshot());
 		write_lines();
-		PopActiveSnapshot();
-		CommitTransactionCommand();
-		MemoryContextSwitchTo(TopMemoryContext);
+		ib_commit();
 	}
 	list_free_deep(lines);
 	lines = NIL;
