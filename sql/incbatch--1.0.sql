@@ -678,6 +678,15 @@ COMMENT ON COLUMN incbatch.progress.rows_total IS 'Rows of the source, estimated
 COMMENT ON COLUMN incbatch.progress.percent IS 'rows_done of rows_total; NULL before the scan has begun.';
 COMMENT ON COLUMN incbatch.progress.eta IS 'Time left if it goes on like this; NULL before the scan has begun.';
 
+-- ---------------------------------------------------------------------
+-- The report
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION incbatch.report(name text, at timestamptz DEFAULT NULL) RETURNS text
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_report';
+COMMENT ON FUNCTION incbatch.report(text, timestamptz) IS
+'How a pipeline is doing, on one screen: its consumers beside their freshness, lag and batch time of each path in the last hour, the cost of each cadence, and the diagnosis. The charts end at "at", by default now. In psql: SELECT incbatch.report(''...'') \g (tuples_only format=unaligned)';
+
 COMMENT ON SCHEMA incbatch IS 'Aggregate tables kept up to date from the WAL.';
 GRANT USAGE ON SCHEMA incbatch TO PUBLIC;
 GRANT SELECT ON incbatch.tiers, incbatch.pipelines, incbatch.paths, incbatch.consumers,
