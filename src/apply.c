@@ -185,7 +185,8 @@ ib_enter_owner(IbPath *path, OwnerScope *scope)
 	Oid			owner = owner_of(path->row->state_table);
 
 	GetUserIdAndSecContext(&scope->save_userid, &scope->save_context);
-	SetUserIdAndSecContext(owner, scope->save_context | SECURITY_RESTRICTED_OPERATION);
+	if (!MUTANT(OWNER))
+		SetUserIdAndSecContext(owner, scope->save_context | SECURITY_RESTRICTED_OPERATION);
 	scope->guc_level = NewGUCNestLevel();
 	ib_apply_settings(path->row->settings);
 	SPI_connect();
@@ -549,7 +550,7 @@ merge_delta(IbPath *path, const char *statement, bool mixed, Meter *meter, int64
 static void
 empty_state(IbPath *path, LateRun *run)
 {
-	if (path->statements->late)
+	if (path->statements->late && !MUTANT(LATE_TRUNCATE))
 		ib_late_truncate(path, run);
 	else
 		ib_run_statement(psprintf("DELETE FROM %s", path->statements->state_table),

@@ -187,7 +187,8 @@ ib_batches_begin(TransactionId xid, XLogRecPtr commit_lsn,
 			.truncated_at = -1,
 		};
 		batch->touched = false;
-		batch->skip = ib_frontier_includes(&batch->frontier, xid, commit_lsn);
+		batch->skip = ib_frontier_includes(&batch->frontier, xid, commit_lsn) &&
+			!MUTANT(FRONTIER_SKIP);
 	}
 }
 
@@ -322,7 +323,7 @@ ib_batches_stream_abort(TransactionId xid, TransactionId subxid)
 			Run		   *run = lfirst(lr);
 
 			if (run->subxid == subxid)
-				run->aborted = true;
+				run->aborted = !MUTANT(SUBXACT_ABORT);
 		}
 	}
 }
@@ -393,7 +394,8 @@ ib_batches_stream_commit(TransactionId xid, XLogRecPtr commit_lsn,
 			.lost = part->lost,
 		};
 
-		if (ib_frontier_includes(&batch->frontier, xid, commit_lsn))
+		if (ib_frontier_includes(&batch->frontier, xid, commit_lsn) &&
+			!MUTANT(STREAM_FRONTIER))
 			continue;
 		ib_partitions_note_source(batch, part->links, part->nlinks);
 		join_batch(part, &transaction);
@@ -522,7 +524,7 @@ keepable(Datum *value)
 	struct varlena *datum = (struct varlena *) DatumGetPointer(*value);
 
 	if (VARATT_IS_EXTERNAL_ONDISK(datum))
-		return false;
+		return MUTANT(TOAST);
 	if (VARATT_IS_EXTERNAL(datum))
 	{
 		MemoryContext old = MemoryContextSwitchTo(change_context);
@@ -610,7 +612,8 @@ can_keep_whole(Intake *intake, HeapTuple tuple)
 	Batch	   *batch = intake->batch;
 
 	return intake->whole &&
-		HeapTupleHeaderGetNatts(tuple->t_data) == batch->desc->natts - 1 &&
+		(HeapTupleHeaderGetNatts(tuple->t_data) == batch->desc->natts - 1 ||
+		 MUTANT(MISSING_ATTRIBUTE)) &&
 		!HeapTupleHasExternal(tuple) &&
 		batch->nneeded * 2 >= batch->desc->natts - 1 &&
 		tuple->t_len <= MAX_WHOLE_ROW;
@@ -626,6 +629,8 @@ same_row(Intake *intake)
 		int			i = intake->columns[n] - 1;
 		Form_pg_attribute att = TupleDescAttr(batch->desc, batch->needed[n] - 1);
 
+		if (MUTANT(SAME_ROW) && (old_nulls[i] || new_nulls[i]))
+			continue;
 		if (old_nulls[i] != new_nulls[i])
 			return false;
 		if (!old_nulls[i] &&
@@ -688,7 +693,7 @@ update_one(Intake *intake, Relation rel, bool have_old)
 	if (batch->append_only)
 		mark_lost(batch, psprintf("table \"%s\" was updated although the pipeline says append_only",
 								  RelationGetRelationName(rel)));
-	else if (!intake->old_rows_suffice)
+	else if (!intake->old_rows_suffice && !MUTANT(OLD_VALUES))
 		mark_lost(batch, psprintf("an UPDATE of table \"%s\" came without its old values; %s",
 								  RelationGetRelationName(rel), identity_hint(rel)));
 	else if (!have_old && !intake->full_old_rows)
@@ -700,7 +705,7 @@ update_one(Intake *intake, Relation rel, bool have_old)
 								  RelationGetRelationName(rel)));
 	else if (!same_row(intake))
 	{
-		put_row(intake, old_values, old_nulls, -1);
+		put_row(intake, old_values, old_nulls, MUTANT(OLD_WEIGHT) ? 1 : -1);
 		put_row(intake, new_values, new_nulls, 1);
 	}
 }

@@ -131,6 +131,8 @@ map_columns(Intake *intake, Relation rel, Relation source)
 						   intake->columns))
 		intake->lost = psprintf("a column that the query reads is gone from table \"%s\"",
 								RelationGetRelationName(rel));
+	if (MUTANT(PARTITION_COLUMNS))
+		memcpy(intake->columns, batch->needed, sizeof(AttrNumber) * batch->nneeded);
 	intake->whole = same_layout(desc, batch->desc);
 	for (int n = 0; n < batch->nneeded && intake->lost == NULL; n++)
 	{

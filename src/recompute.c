@@ -77,7 +77,7 @@ set_window(KeyColumn *key, Var *time, const char *before, const char *length)
 {
 	key->time = time;
 	key->length = pstrdup(length);
-	key->before = psprintf("%s::pg_catalog.interval", quote_literal_cstr(before));
+	key->before = psprintf("%s::pg_catalog.interval", quote_literal_cstr(MUTANT(WINDOW_SLACK) ? "0" : before));
 	key->after = psprintf("%s::pg_catalog.interval + %s",
 						   quote_literal_cstr(length), key->before);
 }
@@ -118,7 +118,7 @@ find_size(KeyColumn *key, FuncExpr *call, Var *time, bool is_end)
 	else
 		length = DatumGetCString(DirectFunctionCall1(interval_out, IntervalPGetDatum(size)));
 	set_window(key, time, slack, length);
-	if (is_end)
+	if (is_end && !MUTANT(HOP_END))
 	{
 		char	   *before = key->before;
 
@@ -258,7 +258,7 @@ same_group(List *keys, const char *left, const char *right,
 		KeyColumn  *key = lfirst(lc);
 		const char *name = quote_identifier(key->name);
 
-		if (bms_is_member(key->number, nulls))
+		if (bms_is_member(key->number, nulls) && !MUTANT(NULL_GROUP))
 			appendStringInfo(&text, " AND %s.%s IS NULL AND %s.%s IS NULL",
 							 left, name, right, name);
 		else
@@ -303,7 +303,7 @@ evaluate_groups(PipelineQuery *pq, GroupingSetRows *set, const char *source_rows
 	}
 	appendStringInfo(&rows, " FROM (%s) t JOIN (SELECT * FROM %s WHERE " TOUCHED_UNKNOWN " AND " TOUCHED_COUNT " > 0",
 					 source_rows, TOUCHED_RELATION);
-	if (set)
+	if (set && !MUTANT(GROUPING_SET))
 		appendStringInfo(&rows, " AND " GROUPING_SET_COLUMN " = %d", set->number);
 	appendStringInfo(&rows, ") g ON %s", same_group(keys, "t", "g", nulls));
 	if (by_time && bms_is_member(window->number, nulls))

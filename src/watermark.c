@@ -528,7 +528,7 @@ ib_watermark_statements(IbPath *path, PipelineQuery *pq, const char *state_table
 	late->type = get_atttype(pq->source, column);
 	late->survey = survey(late->type, event_time);
 	late->survey_source = survey_source(pq, late->type, event_time);
-	left_out = psprintf("%s IS NOT TRUE", left_out);
+	left_out = MUTANT(LATE_COUNTED) ? "true" : psprintf("%s IS NOT TRUE", left_out);
 	late->touched = ib_delta_touched(pq, batch_columns, left_out);
 	late->transform_plus = ib_delta_transform(pq, batch_columns, false, left_out);
 	late->transform_mixed = ib_delta_transform(pq, batch_columns, true, left_out);

@@ -263,5 +263,14 @@ build() {
 	as_runner "${make[@]}" -C "$dir" -j"$(nproc)" "$@"
 }
 
+# copy_server DIR: PostgreSQL in DIR/lib/postgresql/15; it finds its files from
+# where its programs are.
+copy_server() {
+	as_runner mkdir -p "$1/lib/postgresql/15" "$1/share/postgresql"
+	as_runner cp -RL /usr/lib/postgresql/15/. "$1/lib/postgresql/15"
+	as_runner cp -RL /usr/share/postgresql/15 "$1/share/postgresql/"
+	as_runner ln -s /usr/include "$1/include"
+}
+
 # install_build NAME: into PostgreSQL's own directories, which takes root.
 install_build() { as_root "${make[@]}" -C "$work/$1" install; }

@@ -431,7 +431,7 @@ sub compare_closing
 		[ 'an open window, only in the query', "SELECT $list FROM q WHERE past IS NOT TRUE EXCEPT ALL SELECT $list FROM p WHERE past IS NOT TRUE" ],
 		[ 'a window that should be removed', "SELECT $list FROM p WHERE removed" ],
 		[ 'the watermark went back', "SELECT b.closed FROM ${closed}_mark b, m WHERE m.closed < b.closed" ],
-		[ 'the watermark lags behind', "SELECT m.closed FROM m WHERE m.closed < (SELECT max(at) FROM $pipeline->{source} WHERE at <= now() AND at > '-infinity') - m.lateness" ]);
+		[ 'the watermark lags behind', "SELECT m.closed FROM m WHERE m.closed < (SELECT max(at) FROM $pipeline->{source} WHERE at <= now() AND at > '-infinity') - make_interval(secs => extract(epoch FROM m.lateness)::float8)" ]);
 	push @differences,
 	  [ 'a closed window that has changed', "SELECT $list FROM p WHERE before EXCEPT ALL SELECT $list FROM $closed" ],
 	  [ 'a closed window that was', "SELECT $list FROM $closed, m WHERE " . $ended->('m.removed') . " IS NOT TRUE EXCEPT ALL SELECT $list FROM p WHERE before" ]
