@@ -53,7 +53,7 @@ enum IbMutant
 	MUTANT_LATE_COUNTED = 29,	/* late: late changes are folded in, and diverted */
 	MUTANT_LATE_UNMARKED = 30,	/* late: their windows are not noted */
 	MUTANT_LATE_TRUNCATE = 31,	/* late: TRUNCATE empties closed windows */
-	MUTANT_WATERMARK_OWN = 32,	/* watermark: a batch uses the watermark that it leaves behind */
+	MUTANT_LATENESS = 32,		/* watermark: lateness is none */
 	MUTANT_WATERMARK_BACK = 33, /* watermark: it goes back with a larger lateness */
 	MUTANT_RETENTION = 34,		/* retention: nothing is removed */
 	MUTANT_RETENTION_APPLY = 35,	/* retention: late changes bring back what was removed */
