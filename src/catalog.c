@@ -316,6 +316,31 @@ ib_catalog_set_state(int32 path, PathState state, const char *error)
 	SPI_finish();
 }
 
+/*
+ * Stop a path for a reason that was found while it was in a state.  False: it is
+ * in another by now, for somebody began it anew, and the reason may be gone.
+ */
+bool
+ib_catalog_stop_path(int32 path, PathState found_in, PathState state, const char *error)
+{
+	Oid			types[] = {INT4OID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[4];
+	bool		stopped;
+
+	values[0] = Int32GetDatum(path);
+	values[1] = CStringGetTextDatum(state_names[state]);
+	values[2] = CStringGetTextDatum(error);
+	values[3] = CStringGetTextDatum(state_names[found_in]);
+	SPI_connect();
+	ib_spi("UPDATE incbatch.path SET state = $2, last_error = $3,"
+		   " state_since = pg_catalog.clock_timestamp() WHERE id OPERATOR(pg_catalog.=) $1"
+		   " AND state OPERATOR(pg_catalog.=) $4",
+		   SPI_OK_UPDATE, 4, types, values, NULL);
+	stopped = SPI_processed > 0;
+	SPI_finish();
+	return stopped;
+}
+
 /* Store a frontier; its partitions only where they changed, for they may be many. */
 void
 ib_catalog_store_frontier(int32 path, const Frontier *frontier, bool new_partitions)

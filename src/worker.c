@@ -313,12 +313,17 @@ load_paths(void)
 	return paths != NIL;
 }
 
+/* Stop a path, unless somebody has begun it anew: then that is what counts. */
 static void
-change_state(IbPath *path, PathState state, const char *error)
+stop_path(IbPath *path, PathState state, const char *error)
 {
+	bool		stopped;
+
 	begin_work("recording the state of a path");
-	ib_catalog_set_state(path->row->path, state, error);
+	stopped = ib_catalog_stop_path(path->row->path, path->row->state, state, error);
 	end_work();
+	if (!stopped)
+		return;
 	path->row->state = state;
 	if (!collects(path->row))
 		stop_collecting(path);
@@ -331,7 +336,7 @@ lose_place(IbPath *path, const char *reason)
 	ereport(LOG,
 			errmsg("incbatch pipeline %d needs a rebuild: %s",
 				   path->row->pipeline, reason));
-	change_state(path, PATH_NEEDS_REBUILD,
+	stop_path(path, PATH_NEEDS_REBUILD,
 				 psprintf("%s; run incbatch.rebuild_pipeline", reason));
 }
 
@@ -637,7 +642,7 @@ fail_path(IbPath *path, bool fresh_statements)
 			error->sqlerrcode == ERRCODE_WRONG_OBJECT_TYPE)
 			lose_place(path, reason);
 		else
-			change_state(path, PATH_FAILED,
+			stop_path(path, PATH_FAILED,
 						 psprintf("%s (SQLSTATE %s); when the cause is gone, run incbatch.resume_pipeline",
 								  reason, unpack_sql_state(error->sqlerrcode)));
 	}
