@@ -272,5 +272,8 @@ copy_server() {
 	as_runner ln -s /usr/include "$1/include"
 }
 
+# mutants: of src/mutant.h, each with its name, its number and its test.
+mutants() { sed -nE 's|^\s*MUTANT_(\w+) = ([0-9]+),\s*/\* (\w+): .*|\1 \2 \3|p' "$root/src/mutant.h"; }
+
 # install_build NAME: into PostgreSQL's own directories, which takes root.
 install_build() { as_root "${make[@]}" -C "$work/$1" install; }

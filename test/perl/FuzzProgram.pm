@@ -708,7 +708,12 @@ sub make_grouping
 		$_->{shown} = 1 foreach @{ $pipeline->{keys} };
 		$pipeline->{distinct} = 1;
 	}
-	return if $pipeline->{closing};
+	if ($pipeline->{closing})
+	{
+		# the window is in every set
+		($pipeline->{grouping}, $pipeline->{merge}) = ('key, ROLLUP', chance(0.3)) if $kind eq 'sets' && @{ $pipeline->{keys} } > 1;
+		return;
+	}
 	# many windows that are one group would only take long
 	if ($kind eq 'one' && !grep { /hop/ } @{ $pipeline->{joins} })
 	{
