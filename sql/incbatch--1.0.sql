@@ -725,10 +725,11 @@ COMMENT ON COLUMN incbatch.progress.eta IS 'Time left if it goes on like this; N
 -- The report
 -- ---------------------------------------------------------------------
 
-CREATE FUNCTION incbatch.report(name text, at timestamptz DEFAULT NULL) RETURNS text
+CREATE FUNCTION incbatch.report(name text, at timestamptz DEFAULT NULL, span interval DEFAULT '1 hour')
+RETURNS text
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_report';
-COMMENT ON FUNCTION incbatch.report(text, timestamptz) IS
-'How a pipeline is doing, on one screen: its consumers beside their freshness, lag and batch time of each path in the last hour, the cost of each cadence, and the diagnosis. The charts end at "at", by default now. In psql: SELECT incbatch.report(''...'') \g (tuples_only format=unaligned)';
+COMMENT ON FUNCTION incbatch.report(text, timestamptz, interval) IS
+'How a pipeline is doing, on one screen: its consumers beside their freshness, lag and batch time of its paths, the cost of each cadence, and the diagnosis. The charts are of the span before "at", by default of the last hour. In psql: SELECT incbatch.report(''...'') \g (tuples_only format=unaligned)';
 
 COMMENT ON SCHEMA incbatch IS 'Aggregate tables kept up to date from the WAL.';
 GRANT USAGE ON SCHEMA incbatch TO PUBLIC;
