@@ -524,7 +524,7 @@ keepable(Datum *value)
 	struct varlena *datum = (struct varlena *) DatumGetPointer(*value);
 
 	if (VARATT_IS_EXTERNAL_ONDISK(datum))
-		return MUTANT(TOAST);
+		return false;
 	if (VARATT_IS_EXTERNAL(datum))
 	{
 		MemoryContext old = MemoryContextSwitchTo(change_context);
@@ -552,7 +552,7 @@ complete_row(Intake *intake, Datum *values, const bool *nulls, bool have_old)
 			continue;
 		if (!have_old || old_nulls[i])
 			return false;
-		values[i] = old_values[i];
+		values[i] = MUTANT(TOAST) ? PointerGetDatum(cstring_to_text("")) : old_values[i];
 		if (!keepable(&values[i]))
 			return false;
 	}
@@ -612,8 +612,7 @@ can_keep_whole(Intake *intake, HeapTuple tuple)
 	Batch	   *batch = intake->batch;
 
 	return intake->whole &&
-		(HeapTupleHeaderGetNatts(tuple->t_data) == batch->desc->natts - 1 ||
-		 MUTANT(MISSING_ATTRIBUTE)) &&
+		HeapTupleHeaderGetNatts(tuple->t_data) == batch->desc->natts - 1 &&
 		!HeapTupleHasExternal(tuple) &&
 		batch->nneeded * 2 >= batch->desc->natts - 1 &&
 		tuple->t_len <= MAX_WHOLE_ROW;

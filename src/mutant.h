@@ -16,9 +16,9 @@ enum IbMutant
 	/* changes as they are collected */
 	MUTANT_OLD_WEIGHT = 1,		/* changes: the old row of an UPDATE is added */
 	MUTANT_SAME_ROW = 2,		/* changes: an UPDATE between NULL and a value is none */
-	MUTANT_MISSING_ATTRIBUTE = 3,	/* schema_change: a row without its last columns is kept whole */
+	MUTANT_WHOLE_ROW = 3,		/* schema_change: a row of another layout is kept as it came */
 	MUTANT_OLD_VALUES = 4,		/* schema_change: an UPDATE without old values is passed over */
-	MUTANT_TOAST = 5,			/* toast: an unchanged value is not taken from the old row */
+	MUTANT_TOAST = 5,			/* toast: an unchanged value is taken to be empty */
 	MUTANT_SUBXACT_ABORT = 6,	/* large: a rolled back subtransaction counts */
 	MUTANT_PARTITION_COLUMNS = 7,	/* partitions: columns are where the root has them */
 	MUTANT_ATTACH = 8,			/* partitions: rows that come with a partition are ignored */
@@ -27,7 +27,7 @@ enum IbMutant
 	/* which transactions a run folds in */
 	MUTANT_FRONTIER_SKIP = 10,	/* 020_crash: what the frontier includes counts again */
 	MUTANT_STREAM_FRONTIER = 11,	/* large: so do large transactions */
-	MUTANT_FRONTIER_EDGE = 12,	/* changes: the transaction that begins the next batch is lost */
+	MUTANT_FRONTIER_EDGE = 12,	/* 020_crash: the transaction that begins the next batch is lost */
 	MUTANT_HELD_BACK = 13,		/* 040_held_back: what the snapshot does not see is folded in */
 	MUTANT_TRUNCATE = 14,		/* changes: TRUNCATE is ignored */
 	MUTANT_TRUNCATE_ROWS = 15,	/* changes: rows before a TRUNCATE in its transaction stay */
