@@ -37,7 +37,7 @@ enum IbMutant
 	MUTANT_MINMAX = 17,			/* aggregates: the extreme that is deleted stays */
 	MUTANT_FILTER = 18,			/* aggregates: old rows count as new ones in a FILTER */
 	MUTANT_SCALE = 19,			/* aggregates: a sum keeps the digits of a value that went */
-	MUTANT_NAN = 20,			/* aggregates: a NaN is subtracted */
+	MUTANT_NAN = 20,			/* statistics: a NaN is subtracted */
 	MUTANT_EMPTY_GROUPS = 21,	/* changes: groups without rows stay */
 	MUTANT_NULL_GROUP = 22,		/* recompute: groups of NULL are not evaluated again */
 	MUTANT_WINDOW_SLACK = 23,	/* recompute: days are never 25 hours long */
