@@ -78,13 +78,13 @@ CALL plant_consumer('executive', '20 minutes', '15 minutes', '21 minutes', 'late
 CALL plant_consumer('audit', '1 hour', '15 minutes', '21 minutes');
 INSERT INTO incbatch.planted_cost
 SELECT t, 600 + 1500 / extract(epoch FROM t), 180 + 1000 / extract(epoch FROM t), NULL,
-       (600 + 1500 / extract(epoch FROM t)) / 600, 'fitted from 1,800 batches'
+       (600 + 1500 / extract(epoch FROM t)) / 600, 'fitted from 1807 batches, 3425028 events in 00:59:58'
 FROM unnest('{1 s,10 s,1 min,15 min,1 hour,1 day}'::interval[]) t;
 INSERT INTO incbatch.planted_diagnosis VALUES
-	('Has volume outgrown the cadence?', 'no: a batch takes 12 % of its trigger'),
-	('Is the transform incremental?', 'yes: all batches were delta'),
-	('Do consumers need different freshness?', 'yes, from 5 s to 1 h, by two paths'),
-	('Where does the time go?', 'merge 61 %, transform 20 %, commit 12 %, read 7 %');
+	('Has volume outgrown the cadence?', 'no: a batch takes 10.2 % of its trigger (p99)'),
+	('Is the transform incremental?', 'yes: all 1807 batches adjusted groups by their changes'),
+	('Do consumers need different freshness?', 'yes, and they have it: 3 consumers, 3 freshnesses, 2 paths'),
+	('Is the time spent in the transform or in reading and writing?', 'merging: 61 % of the time of 1807 batches');
 SELECT screen();
 CALL size();
 

@@ -87,9 +87,10 @@ extern bool ib_catalog_exists(void);
 extern List *ib_catalog_paths(void);
 extern int32 ib_catalog_find_pipeline(text *name, Oid *relation, bool missing_ok);
 extern bool ib_catalog_is_state_table(Oid relid);
-extern void ib_catalog_set_state(int32 path, PathState state, const char *error);
-extern bool ib_catalog_stop_path(int32 path, PathState found_in, PathState state,
-								 const char *error);
+extern void ib_catalog_see_latest(void);
+extern bool ib_catalog_is_running(int32 path);
+extern bool ib_catalog_change_state(int32 path, PathState from, PathState to,
+									const char *error);
 extern void ib_catalog_store_frontier(int32 path, const Frontier *frontier,
 									  bool new_partitions);
 extern bool ib_catalog_fetch_frontier(int32 path, Frontier *frontier);

@@ -32,7 +32,7 @@
 PG_FUNCTION_INFO_V1(ib_report);
 
 #define WIDTH 78
-#define MAX_CONSUMERS 7
+#define MAX_CONSUMERS 6
 #define MAX_PATHS 3
 #define MAX_CADENCES 8
 #define MAX_QUESTIONS 4
@@ -101,11 +101,9 @@ put_wrapped(Report *report, const char *text, int lines)
 	while (text != NULL && lines-- > 0)
 	{
 		char	   *piece;
-		const char *rest = ib_draw_piece(text, WIDTH - 2, &piece);
+		const char *rest = ib_draw_piece(text, WIDTH, &piece);
 
-		appendStringInfoString(&report->text, "  ");
-		ib_draw_left(&report->text, lines > 0 ? piece : text, WIDTH - 2);
-		end_line(report);
+		put_line(report, lines > 0 ? piece : text);
 		text = rest;
 	}
 }
@@ -371,6 +369,7 @@ put_cost(Report *report)
 		put_line(report, "(no history yet)");
 }
 
+/* An answer that does not fit beside its question gets a line of its own. */
 static void
 put_diagnosis(Report *report)
 {
@@ -378,7 +377,16 @@ put_diagnosis(Report *report)
 
 	heading(report, "DIAGNOSIS", "");
 	for (uint64 i = 0; i < Min(n, MAX_QUESTIONS); i++)
-		put_line(report, psprintf("%s  %s", text_of(i, 1), text_of(i, 2)));
+	{
+		char	   *line = psprintf("%s %s", text_of(i, 1), text_of(i, 2));
+
+		if (ib_draw_width(line) > WIDTH)
+		{
+			put_line(report, text_of(i, 1));
+			line = psprintf("  %s", text_of(i, 2));
+		}
+		put_line(report, line);
+	}
 }
 
 /* The length of the charts */

@@ -116,23 +116,6 @@ keep_freed_memory(void)
 }
 
 static void
-begin_work(const char *activity)
-{
-	pgstat_report_activity(STATE_RUNNING, activity);
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-}
-
-static void
-end_work(void)
-{
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
-}
-
-static void
 set_worker_state(WorkerState state)
 {
 	pg_atomic_write_u32(&me->state, state);
@@ -288,7 +271,7 @@ load_paths(void)
 	foreach(lc, paths)
 		((IbPath *) lfirst(lc))->seen = false;
 
-	begin_work("reading pipelines");
+	ib_begin_catalog("reading pipelines");
 	if (ib_catalog_exists())
 		rows = ib_catalog_paths();
 	if (rows != NIL && ib_decode_is_open() && !ib_catalog_slot_is_at_home())
@@ -298,7 +281,7 @@ load_paths(void)
 				errdetail("The worker starts anew, for what it knows is of the pipelines before."));
 	foreach(lc, rows)
 		update_path(lfirst(lc));
-	end_work();
+	ib_commit();
 
 	foreach(lc, paths)
 	{
@@ -313,18 +296,15 @@ load_paths(void)
 	return paths != NIL;
 }
 
-/* Stop a path, unless somebody has begun it anew: then that is what counts. */
+/* If somebody else changed the state meanwhile, the catalog is read again. */
 static void
-stop_path(IbPath *path, PathState state, const char *error)
+change_state(IbPath *path, PathState state, const char *error)
 {
-	bool		stopped;
-
-	begin_work("recording the state of a path");
-	stopped = ib_catalog_stop_path(path->row->path, path->row->state, state, error);
-	end_work();
-	if (!stopped)
+	if (!ib_path_change_state(path, state, error))
+	{
+		known_generation = pg_atomic_read_u32(&me->generation) - 1;
 		return;
-	path->row->state = state;
+	}
 	if (!collects(path->row))
 		stop_collecting(path);
 	ConditionVariableBroadcast(&path->shared->moved);
@@ -336,7 +316,7 @@ lose_place(IbPath *path, const char *reason)
 	ereport(LOG,
 			errmsg("incbatch pipeline %d needs a rebuild: %s",
 				   path->row->pipeline, reason));
-	stop_path(path, PATH_NEEDS_REBUILD,
+	change_state(path, PATH_NEEDS_REBUILD,
 				 psprintf("%s; run incbatch.rebuild_pipeline", reason));
 }
 
@@ -356,9 +336,9 @@ attach_slot(void)
 	bool		at_home;
 	ListCell   *lc;
 
-	begin_work("looking for the replication slot");
+	ib_begin_catalog("looking for the replication slot");
 	at_home = ib_catalog_slot_is_at_home();
-	end_work();
+	ib_commit();
 
 	foreach(lc, paths)
 	{
@@ -383,12 +363,12 @@ attach_slot(void)
 		ib_slot_drop();
 		set_worker_state(WORKER_CREATING_SLOT);
 		pgstat_report_activity(STATE_RUNNING, "waiting for running transactions to make the replication slot");
-		StartTransactionCommand();
+		ib_begin();
 		start = ib_slot_create();
-		CommitTransactionCommand();
-		begin_work("recording the replication slot");
+		ib_commit();
+		ib_begin_catalog("recording the replication slot");
 		ib_catalog_store_slot(start);
-		end_work();
+		ib_commit();
 	}
 	set_worker_state(WORKER_RUNNING);
 }
@@ -423,10 +403,10 @@ start_collecting(IbPath *path)
 {
 	PG_TRY();
 	{
-		begin_work("preparing a path");
+		ib_begin_catalog("preparing a path");
 		if (ib_lock_sources(path, true))
 			ib_path_prepare(path);
-		end_work();
+		ib_commit();
 	}
 	PG_CATCH();
 	{
@@ -498,10 +478,9 @@ collect(void)
 		ib_decode_close();
 		ib_batches_restart();
 		read_upto = InvalidXLogRecPtr;
-		StartTransactionCommand();
+		ib_begin();
 		ib_decode_open(decode_start());
-		CommitTransactionCommand();
-		MemoryContextSwitchTo(TopMemoryContext);
+		ib_commit();
 	}
 }
 
@@ -533,11 +512,10 @@ read_ahead(XLogRecPtr upto)
 	if (upto <= read_upto || ib_batches_full() || !reading_is_of_use())
 		return;
 	pgstat_report_activity(STATE_RUNNING, "reading the WAL");
-	StartTransactionCommand();
+	ib_begin();
 	if (ib_decode_upto(upto, true) >= upto || !ib_batches_full())
 		read_upto = upto;
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
+	ib_commit();
 	pg_atomic_write_u64(&me->rows_decoded, ib_batches_rows_decoded());
 }
 
@@ -642,7 +620,7 @@ fail_path(IbPath *path, bool fresh_statements)
 			error->sqlerrcode == ERRCODE_WRONG_OBJECT_TYPE)
 			lose_place(path, reason);
 		else
-			stop_path(path, PATH_FAILED,
+			change_state(path, PATH_FAILED,
 						 psprintf("%s (SQLSTATE %s); when the cause is gone, run incbatch.resume_pipeline",
 								  reason, unpack_sql_state(error->sqlerrcode)));
 	}
