@@ -59,7 +59,7 @@ enum IbMutant
 	MUTANT_RETENTION_APPLY = 35,	/* retention: late changes bring back what was removed */
 
 	/* as whom */
-	MUTANT_OWNER = 36,			/* 030_lifecycle: the query runs as a superuser */
+	MUTANT_OWNER = 36,			/* owner: the query runs as a superuser */
 };
 
 #ifdef INCBATCH_MUTANT

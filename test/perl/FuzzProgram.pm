@@ -711,7 +711,7 @@ sub make_grouping
 	if ($pipeline->{closing})
 	{
 		# the window is in every set
-		($pipeline->{grouping}, $pipeline->{merge}) = ('key, ROLLUP', chance(0.3)) if $kind eq 'sets' && @{ $pipeline->{keys} } > 1;
+		($pipeline->{grouping}, $pipeline->{merge}) = ('key, ROLLUP', chance(0.3)) if $kind eq 'sets' && !$pipeline->{closing}{hops} && @{ $pipeline->{keys} } > 1;
 		return;
 	}
 	# many windows that are one group would only take long
