@@ -604,7 +604,8 @@ confirm(XLogRecPtr seen)
 									  ib_max_retained_wal));
 			continue;
 		}
-		lsn = Min(lsn, path->confirmable);
+		if (!MUTANT(CONFIRM_EARLY))
+			lsn = Min(lsn, path->confirmable);
 	}
 	ib_decode_confirm(lsn);
 }
