@@ -18,13 +18,11 @@
 #include "incbatch.h"
 
 #include "access/table.h"
-#include "access/xact.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/plancat.h"
-#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
@@ -190,29 +188,10 @@ ib_path_fill(IbPath *path)
 	return ngroups;
 }
 
-/* False: a session is changing the path. */
-static bool
-begin_backfilling(IbPath *path)
-{
-	bool		locked;
-
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	locked = ib_catalog_lock_path(path->row->path);
-	if (locked)
-		ib_catalog_set_state(path->row->path, PATH_BACKFILLING, NULL);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
-	if (locked)
-		path->row->state = PATH_BACKFILLING;
-	return locked;
-}
-
 /*
  * Backfill a path.  False: not now; a transaction that lingers between commit
- * record and visibility, or a lock on a table or on the path itself, is in the
- * way.
+ * record and visibility, or a lock, is in the way.  Or not yet: somebody asked
+ * for a rebuild meanwhile.
  */
 bool
 ib_path_backfill(IbPath *path)
@@ -220,8 +199,10 @@ ib_path_backfill(IbPath *path)
 	Frontier	frontier = {0};
 	XLogRecPtr	horizon;
 	int64		started_usecs = ib_monotonic_usecs();
+	bool		done;
 
-	if (path->row->state != PATH_BACKFILLING && !begin_backfilling(path))
+	if (path->row->state != PATH_BACKFILLING &&
+		!ib_path_change_state(path, PATH_BACKFILLING, NULL))
 		return false;
 	pg_atomic_write_u64(&path->shared->backfill_rows_done, 0);
 	pg_atomic_write_u64(&path->shared->backfill_started_at, GetCurrentTimestamp());
@@ -233,16 +214,18 @@ ib_path_backfill(IbPath *path)
 	if (ib_frontier_commits_lingering(GetActiveSnapshot(),
 									  ib_inputs_have_transaction, path))
 	{
-		ib_leave_run();
+		ib_commit();
 		return false;
 	}
 	ib_partitions_start(ib_inputs_source(path), &frontier);
 	ib_inputs_settle(path, GetActiveSnapshot());
 	ib_find_frontier(path, &frontier);
 	(void) ib_path_fill(path);
-	ib_catalog_set_running(path->row->path);
+	done = ib_catalog_change_state(path->row->path, PATH_BACKFILLING, PATH_RUNNING, NULL);
 	ib_commit_run(path, &frontier);
 	ib_inputs_finish(path);
+	if (!done)
+		return false;
 
 	path->row->state = PATH_RUNNING;
 	path->confirmable = path->stored_lsn;	/* should this be lost, it starts anew */

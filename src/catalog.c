@@ -8,6 +8,7 @@
  */
 #include "incbatch.h"
 
+#include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
@@ -299,22 +300,61 @@ ib_catalog_is_state_table(Oid relid)
 	return found;
 }
 
+/*
+ * What the worker stores of a path must not fail because a session altered,
+ * paused or rebuilds it since the run took its snapshot.  It comes at the end
+ * of a transaction, the rest of which sees the newest rows instead.
+ */
 void
-ib_catalog_set_state(int32 path, PathState state, const char *error)
+ib_catalog_see_latest(void)
 {
-	Oid			types[] = {INT4OID, TEXTOID, TEXTOID};
-	Datum		values[3];
-	char		nulls[] = "   ";
+	XactIsoLevel = XACT_READ_COMMITTED;
+}
 
-	values[0] = Int32GetDatum(path);
-	values[1] = CStringGetTextDatum(state_names[state]);
-	values[2] = error ? CStringGetTextDatum(error) : (Datum) 0;
-	nulls[2] = error ? ' ' : 'n';
+/*
+ * Change the state of a path from the one that the worker knows.  False: it is
+ * another by now, or the path is gone; what a session wants comes first.  But
+ * nothing that a session does brings a lost place in the WAL back.
+ */
+bool
+ib_catalog_change_state(int32 path, PathState from, PathState to, const char *error)
+{
+	Oid			types[] = {INT4OID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[] = {
+		Int32GetDatum(path),
+		CStringGetTextDatum(state_names[to]),
+		error ? CStringGetTextDatum(error) : (Datum) 0,
+		CStringGetTextDatum(state_names[from]),
+	};
+	char		nulls[] = {' ', ' ', error ? ' ' : 'n', ' ', '\0'};
+	bool		changed;
+
+	ib_catalog_see_latest();
 	SPI_connect();
 	ib_spi("UPDATE incbatch.path SET state = $2, last_error = $3,"
-		   " state_since = pg_catalog.clock_timestamp() WHERE id OPERATOR(pg_catalog.=) $1",
-		   SPI_OK_UPDATE, 3, types, values, nulls);
+		   " state_since = pg_catalog.clock_timestamp() WHERE id OPERATOR(pg_catalog.=) $1"
+		   " AND (state OPERATOR(pg_catalog.=) $4 OR $2 OPERATOR(pg_catalog.=) 'needs_rebuild'"
+		   " AND state OPERATOR(pg_catalog.=) ANY ('{running,failed}'))",
+		   SPI_OK_UPDATE, lengthof(types), types, values, nulls);
+	changed = SPI_processed > 0;
 	SPI_finish();
+	return changed;
+}
+
+bool
+ib_catalog_is_running(int32 path)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(path)};
+	bool		running;
+
+	SPI_connect();
+	ib_spi("SELECT FROM incbatch.path WHERE id OPERATOR(pg_catalog.=) $1"
+		   " AND state OPERATOR(pg_catalog.=) 'running'",
+		   SPI_OK_SELECT, lengthof(types), types, values, NULL);
+	running = SPI_processed == 1;
+	SPI_finish();
+	return running;
 }
 
 /*
@@ -328,33 +368,13 @@ ib_catalog_lock_path(int32 path)
 	Datum		values[] = {Int32GetDatum(path)};
 	bool		locked;
 
+	ib_catalog_see_latest();
 	SPI_connect();
 	ib_spi("SELECT FROM incbatch.path WHERE id OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE SKIP LOCKED",
 		   SPI_OK_SELECT, 1, types, values, NULL);
 	locked = SPI_processed == 1;
 	SPI_finish();
 	return locked;
-}
-
-/*
- * In the run that fills a path: it runs from here on, unless somebody wants it
- * filled anew since the run took its snapshot.  Another change of the path,
- * such as of its trigger, is none of the run's business: so as it is now.
- */
-void
-ib_catalog_set_running(int32 path)
-{
-	Oid			types[] = {INT4OID};
-	Datum		values[] = {Int32GetDatum(path)};
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-
-	SPI_connect();
-	ib_spi_snapshot("UPDATE incbatch.path SET state = 'running', last_error = NULL,"
-					" state_since = pg_catalog.clock_timestamp() WHERE id OPERATOR(pg_catalog.=) $1"
-					" AND state OPERATOR(pg_catalog.=) ANY ('{initializing,backfilling}')",
-					SPI_OK_UPDATE, 1, types, values, snapshot);
-	SPI_finish();
-	UnregisterSnapshot(snapshot);
 }
 
 /* Store a frontier; its partitions only where they changed, for they may be many. */
@@ -375,6 +395,7 @@ ib_catalog_store_frontier(int32 path, const Frontier *frontier, bool new_partiti
 	values[6] = frontier->partitions;
 	nulls[6] = new_partitions ? ' ' : 'n';
 	values[7] = Int64GetDatum(frontier->meaning);
+	ib_catalog_see_latest();
 	SPI_connect();
 	ib_spi("INSERT INTO incbatch.frontier AS f (path, lsn, decoded_lsn, snapshot, aligned, as_of, partitions, meaning)"
 		   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (path) DO UPDATE"

@@ -110,7 +110,7 @@ ib_collect_add(Batch *batch)
 static void
 free_part(StreamPart *part)
 {
-	tuplestore_end(part->store);
+	ib_batch_end_store(part->store);
 	list_free_deep(part->runs);
 	if (part->links)
 		pfree(part->links);

@@ -235,7 +235,7 @@ closed_condition(PipelineQuery *pq, AttrNumber event_time, Oid pipeline_relation
 	ListCell   *lt;
 
 	initStringInfo(&condition);
-	foreach(lc, ib_watermark_windows(pq, event_time))
+	foreach(lc, ib_window_keys_of(pq, event_time))
 	{
 		WindowKey  *window = lfirst(lc);
 		char	   *column = NULL;
@@ -272,7 +272,7 @@ find_final(int32 pipeline, Oid pipeline_relation, int32 consumer)
 
 	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
 	pq = ib_query_analyze(ib_query_of_view(definition));
-	if (ib_watermark_windows(pq, event_time) == NIL)
+	if (ib_window_keys_of(pq, event_time) == NIL)
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				errmsg("emit => 'final' needs a window of event time"),

@@ -77,8 +77,8 @@ ib_check_lateness(Interval *interval, bool tracks_lookups)
 		ereport(ERROR,
 				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				errmsg("lateness cannot go with track_lookups"),
-				errdetail("A lookup row that changes would have to leave closed windows and late rows as they are; that is not supported yet."),
-				errhint("Leave one of the two out."));
+				errdetail("A lookup row that changes moves all rows of the source that match it to other groups, those of closed windows too, which then would no longer stay as they are."),
+				errhint("Leave lateness out to follow the lookups, or track_lookups to close windows."));
 	if (interval->month != 0)
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -448,6 +448,7 @@ ib_late_store(IbPath *path, LateRun *run)
 {
 	ListCell   *lc;
 
+	ib_catalog_see_latest();
 	SPI_connect();
 	store_watermark(path->row->path, &run->mark);
 	if (run->anew || run->trim != DT_NOBEGIN)

@@ -67,6 +67,13 @@ typedef struct IbPath
 	bool		seen;			/* by the reload under way */
 } IbPath;
 
+/* path.c */
+extern void ib_begin(void);
+extern void ib_begin_catalog(const char *activity);
+extern void ib_commit(void);
+extern void ib_rollback(void);
+extern bool ib_path_change_state(IbPath *path, PathState state, const char *error);
+
 /* apply.c */
 extern int64 ib_monotonic_usecs(void);
 extern void ib_path_prepare(IbPath *path);
@@ -78,7 +85,6 @@ extern void ib_flush_batch_log(void);
 
 extern bool ib_begin_run(IbPath *path, bool with_source, Frontier *frontier,
 						 XLogRecPtr *horizon);
-extern void ib_leave_run(void);
 extern void ib_find_frontier(IbPath *path, Frontier *frontier);
 extern void ib_commit_run(IbPath *path, const Frontier *frontier);
 

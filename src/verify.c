@@ -119,7 +119,7 @@ static char *
 compared_windows(Subject *subject, int32 path)
 {
 	static const char *const names[] = {"removed"};
-	WindowKey  *first = linitial(ib_watermark_windows(subject->query, subject->event_time));
+	WindowKey  *first = linitial(ib_window_keys_of(subject->query, subject->event_time));
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
 	SPIExecuteOptions options = {.read_only = true};
 	TupleDesc	desc = CreateTemplateTupleDesc(1);

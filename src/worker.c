@@ -116,23 +116,6 @@ keep_freed_memory(void)
 }
 
 static void
-begin_work(const char *activity)
-{
-	pgstat_report_activity(STATE_RUNNING, activity);
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-}
-
-static void
-end_work(void)
-{
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
-}
-
-static void
 set_worker_state(WorkerState state)
 {
 	pg_atomic_write_u32(&me->state, state);
@@ -288,7 +271,7 @@ load_paths(void)
 	foreach(lc, paths)
 		((IbPath *) lfirst(lc))->seen = false;
 
-	begin_work("reading pipelines");
+	ib_begin_catalog("reading pipelines");
 	if (ib_catalog_exists())
 		rows = ib_catalog_paths();
 	if (rows != NIL && ib_decode_is_open() && !ib_catalog_slot_is_at_home())
@@ -298,7 +281,7 @@ load_paths(void)
 				errdetail("The worker starts anew, for what it knows is of the pipelines before."));
 	foreach(lc, rows)
 		update_path(lfirst(lc));
-	end_work();
+	ib_commit();
 
 	foreach(lc, paths)
 	{
@@ -313,20 +296,15 @@ load_paths(void)
 	return paths != NIL;
 }
 
+/* If somebody else changed the state meanwhile, the catalog is read again. */
 static void
 change_state(IbPath *path, PathState state, const char *error)
 {
-	/* what could not be filled must not go on from the rows of before */
-	bool		forget = state == PATH_FAILED && path->row->state != PATH_RUNNING;
-
-	begin_work("recording the state of a path");
-	ib_catalog_set_state(path->row->path, state, error);
-	if (forget)
-		ib_catalog_forget_frontier(path->row->path);
-	end_work();
-	if (forget)
-		path->row->has_frontier = false;
-	path->row->state = state;
+	if (!ib_path_change_state(path, state, error))
+	{
+		known_generation = pg_atomic_read_u32(&me->generation) - 1;
+		return;
+	}
 	if (!collects(path->row))
 		stop_collecting(path);
 	ConditionVariableBroadcast(&path->shared->moved);
@@ -358,9 +336,9 @@ attach_slot(void)
 	bool		at_home;
 	ListCell   *lc;
 
-	begin_work("looking for the replication slot");
+	ib_begin_catalog("looking for the replication slot");
 	at_home = ib_catalog_slot_is_at_home();
-	end_work();
+	ib_commit();
 
 	foreach(lc, paths)
 	{
@@ -385,12 +363,12 @@ attach_slot(void)
 		ib_slot_drop();
 		set_worker_state(WORKER_CREATING_SLOT);
 		pgstat_report_activity(STATE_RUNNING, "waiting for running transactions to make the replication slot");
-		StartTransactionCommand();
+		ib_begin();
 		start = ib_slot_create();
-		CommitTransactionCommand();
-		begin_work("recording the replication slot");
+		ib_commit();
+		ib_begin_catalog("recording the replication slot");
 		ib_catalog_store_slot(start);
-		end_work();
+		ib_commit();
 	}
 	set_worker_state(WORKER_RUNNING);
 }
@@ -425,10 +403,10 @@ start_collecting(IbPath *path)
 {
 	PG_TRY();
 	{
-		begin_work("preparing a path");
+		ib_begin_catalog("preparing a path");
 		if (ib_lock_sources(path, true))
 			ib_path_prepare(path);
-		end_work();
+		ib_commit();
 	}
 	PG_CATCH();
 	{
@@ -500,10 +478,9 @@ collect(void)
 		ib_decode_close();
 		ib_batches_restart();
 		read_upto = InvalidXLogRecPtr;
-		StartTransactionCommand();
+		ib_begin();
 		ib_decode_open(decode_start());
-		CommitTransactionCommand();
-		MemoryContextSwitchTo(TopMemoryContext);
+		ib_commit();
 	}
 }
 
@@ -535,11 +512,10 @@ read_ahead(XLogRecPtr upto)
 	if (upto <= read_upto || ib_batches_full() || !reading_is_of_use())
 		return;
 	pgstat_report_activity(STATE_RUNNING, "reading the WAL");
-	StartTransactionCommand();
+	ib_begin();
 	if (ib_decode_upto(upto, true) >= upto || !ib_batches_full())
 		read_upto = upto;
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
+	ib_commit();
 	pg_atomic_write_u64(&me->rows_decoded, ib_batches_rows_decoded());
 }
 

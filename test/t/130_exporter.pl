@@ -306,8 +306,10 @@ SELECT database, 1 AS up, extract(epoch FROM clock_timestamp() - heartbeat_at) A
 			foreach my $column (grep { !exists $labels{$_} } keys %$low)
 			{
 				my $seen = value("${namespace}_$column", %labels);
+				# a column may read the clock more than once
+				my $slack = $column =~ /^staleness|_age_/ ? 0.05 : 1e-9 * abs($low->{$column} // 0);
 				my $same = defined $low->{$column}
-				  ? $seen >= $low->{$column} - abs($low->{$column}) * 1e-9 && $seen <= $high->{$column} + abs($high->{$column}) * 1e-9
+				  ? $seen >= $low->{$column} - $slack && $seen <= $high->{$column} + $slack
 				  : $seen eq 'NaN';
 				$compared++;
 				push @wrong, "${namespace}_$column $seen, not " . ($low->{$column} // 'NULL') unless $same;
