@@ -63,15 +63,14 @@ ib_path_change_state(IbPath *path, PathState state, const char *error)
 
 	ib_begin();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	/* a backfill can wait for a session that is changing the path */
-	changed = (state != PATH_BACKFILLING || ib_catalog_lock_path(path->row->path)) &&
-		ib_catalog_change_state(path->row->path, path->row->state, state, error);
+	changed = ib_catalog_change_state(path->row->path, path->row->state, state, error);
 	if (changed && forget)
 		ib_catalog_forget_frontier(path->row->path);
 	ib_commit();
-	if (changed && forget)
-		path->row->has_frontier = false;
 	if (changed)
+	{
 		path->row->state = state;
+		path->row->has_frontier = path->row->has_frontier && !forget;
+	}
 	return changed;
 }

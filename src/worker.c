@@ -17,7 +17,7 @@
  *
  * An error ends the process; the launcher starts it again.  If it was one
  * path's own error, the path is marked failed first, so that the others go
- * on.
+ * on.  If that path was only being prepared, they do without a new process.
  */
 #include "incbatch.h"
 
@@ -45,6 +45,7 @@
 #include "utils/wait_event.h"
 
 #include "decode.h"
+#include "meter.h"
 #include "path.h"
 #include "source.h"
 
@@ -52,6 +53,8 @@
 #define POLL_USECS (1000 * 1000)
 /* Look again this soon when a lock was in the way. */
 #define RETRY_USECS (100 * 1000)
+/* While no path is due, read when there is this much. */
+#define READ_AHEAD_BYTES (1024 * 1024)
 /* So often a copy waits for what the sibling held back. */
 #define COPY_TRIES 10
 /* A path without changes stores its frontier when this much WAL passed. */
@@ -505,11 +508,58 @@ reading_is_of_use(void)
 	return !held;
 }
 
+/*
+ * How often a path runs: less than its trigger interval, if runs are so slow
+ * that a consumer would see staler rows than it accepts.
+ */
+static int64
+effective_trigger(const IbPath *path)
+{
+	int64		trigger = path->row->trigger_usecs;
+
+	if (path->row->freshness_usecs > 0)
+		trigger = Min(trigger, Max(path->row->freshness_usecs - path->run_time, 0));
+	return trigger;
+}
+
+/* Whether a path may run as soon as it is known what there is for it. */
+static bool
+waits_for_reading(IbPath *path)
+{
+	return collects(path->row) &&
+		(path->row->state != PATH_RUNNING ||
+		 ib_monotonic_usecs() - path->ran_at >= effective_trigger(path) ||
+		 pg_atomic_read_u64(&path->shared->refresh_lsn) >
+		 pg_atomic_read_u64(&path->shared->decoded_lsn));
+}
+
+/*
+ * Looking into the past empties all caches, and to fill them again costs as
+ * much as to read hundreds of changes.  So WAL is read when a path is due, or
+ * when there is much of it.
+ */
+static bool
+worth_reading(XLogRecPtr upto)
+{
+	ListCell   *lc;
+
+	if (upto <= read_upto || ib_batches_full() || !reading_is_of_use())
+		return false;
+	if (upto - read_upto >= READ_AHEAD_BYTES)
+		return true;
+	foreach(lc, paths)
+	{
+		if (waits_for_reading(lfirst(lc)))
+			return true;
+	}
+	return false;
+}
+
 /* Decode what has been flushed, without a snapshot that would hold vacuum. */
 static void
 read_ahead(XLogRecPtr upto)
 {
-	if (upto <= read_upto || ib_batches_full() || !reading_is_of_use())
+	if (!worth_reading(upto))
 		return;
 	pgstat_report_activity(STATE_RUNNING, "reading the WAL");
 	ib_begin();
@@ -582,26 +632,30 @@ is_transient(int sqlerrcode)
 
 /*
  * Called in the handler of an error of this path: note it in the catalog, so
- * that the path stops and the others go on, and exit.
+ * that the path stops and the others go on.  In a new process, but if the path
+ * was only being prepared, which leaves nothing behind.
  */
 static void
 fail_path(IbPath *path, bool fresh_statements)
 {
 	ErrorData  *error;
 	bool		stale;
+	bool		own;
 
-	MemoryContextSwitchTo(TopMemoryContext);
+	MemoryContextSwitchTo(path->context);
 	if (ib_decode_busy())
 		PG_RE_THROW();
 	error = CopyErrorData();
 	EmitErrorReport();
 	FlushErrorState();
 	AbortOutOfAnyTransaction();
+	MemoryContextSwitchTo(path->context);
 
 	/* names that changed under statements made before: made anew, they may do */
 	stale = !fresh_statements && ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
 		ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION);
-	if (!is_transient(error->sqlerrcode) && !stale)
+	own = !is_transient(error->sqlerrcode) && !stale;
+	if (own)
 	{
 		char	   *reason = error->message;
 
@@ -623,7 +677,12 @@ fail_path(IbPath *path, bool fresh_statements)
 						 psprintf("%s (SQLSTATE %s); when the cause is gone, run incbatch.resume_pipeline",
 								  reason, unpack_sql_state(error->sqlerrcode)));
 	}
-	proc_exit(1);
+	MemoryContextSwitchTo(TopMemoryContext);
+	if (!own || !path->preparing)
+		proc_exit(1);
+	path->preparing = false;
+	stop_collecting(path);
+	set_worker_state(WORKER_RUNNING);
 }
 
 static void
@@ -631,7 +690,7 @@ run_path(IbPath *path, const char *reason, bool store)
 {
 	bool		fresh = path->statements == NULL || path->statements->stale ||
 		!path->statements->proven;
-	bool		done = false;
+	volatile bool done = false;
 	char		activity[64];
 
 	snprintf(activity, sizeof(activity), "%s path %d",
@@ -674,7 +733,7 @@ run_path(IbPath *path, const char *reason, bool store)
 static void
 copy_path(IbPath *path, IbPath *sibling)
 {
-	bool		done = false;
+	volatile bool done = false;
 	bool		behind;
 
 	path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
@@ -708,17 +767,18 @@ copy_path(IbPath *path, IbPath *sibling)
 }
 
 /*
- * How often a path runs: less than its trigger interval, if runs are so slow
- * that a consumer would see staler rows than it accepts.
+ * Should a path without changes store its frontier?  When much WAL has passed
+ * since it did; or when it keeps the slot from letting go of much, which may be
+ * WAL from before that.
  */
-static int64
-effective_trigger(const IbPath *path)
+static bool
+holds_much(const IbPath *path)
 {
-	int64		trigger = path->row->trigger_usecs;
+	XLogRecPtr	needed;
 
-	if (path->row->freshness_usecs > 0)
-		trigger = Min(trigger, Max(path->row->freshness_usecs - path->run_time, 0));
-	return trigger;
+	return ib_decode_position() - path->stored_lsn > QUIET_WAL_BYTES ||
+		(ib_slot_releasable(&needed) > QUIET_WAL_BYTES && path->stored_lsn < needed &&
+		 needed <= ib_decode_position());
 }
 
 /*
@@ -761,11 +821,11 @@ due(IbPath *path, bool caught_up, TimestampTz as_of)
 	if (caught_up)
 	{
 		ib_path_publish(path, ib_decode_position(), ib_decode_position(), as_of);
-		return held > QUIET_WAL_BYTES ? "quiet" : NULL;
+		return holds_much(path) ? "quiet" : NULL;
 	}
 	if (now - path->ran_at < POLL_USECS)
 		return NULL;
-	return held > QUIET_WAL_BYTES ? "quiet" : "trigger";
+	return holds_much(path) ? "quiet" : "trigger";
 }
 
 static void
@@ -832,8 +892,8 @@ wait_for_work(XLogRecPtr seen)
 	int64		wait = next_due(&wake_on_commit);
 	int			events;
 
-	ib_flush_batch_log();
 	confirm(seen);
+	ib_meter_end_round(me);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	pgstat_report_stat(false);
 
@@ -841,7 +901,7 @@ wait_for_work(XLogRecPtr seen)
 	if (wake_on_commit && GetFlushRecPtr(NULL) > read_upto && !ib_batches_full())
 		wait = 0;
 	/* full batches kept this round from reading on, and have made room */
-	if (seen > read_upto && reading_is_of_use() && !ib_batches_full())
+	if (worth_reading(seen))
 		wait = 0;
 	events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 					   (wait + 999) / 1000, PG_WAIT_EXTENSION);
