@@ -736,6 +736,7 @@ copy_path(IbPath *path, IbPath *sibling)
 {
 	volatile bool done = false;
 	bool		behind;
+	char		activity[64];
 
 	path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
 	if (!ib_path_can_copy(path, sibling))
@@ -748,8 +749,9 @@ copy_path(IbPath *path, IbPath *sibling)
 		return;
 
 	stop_collecting(path);
-	pgstat_report_activity(STATE_RUNNING, psprintf("copying path %d to path %d",
-												   sibling->row->path, path->row->path));
+	snprintf(activity, sizeof(activity), "copying path %d to path %d",
+			 sibling->row->path, path->row->path);
+	pgstat_report_activity(STATE_RUNNING, activity);
 	PG_TRY();
 	{
 		done = ib_path_copy(path, sibling);
