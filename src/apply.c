@@ -140,7 +140,8 @@ void
 ib_enter_role(Oid role, List *settings, OwnerScope *scope)
 {
 	GetUserIdAndSecContext(&scope->save_userid, &scope->save_context);
-	SetUserIdAndSecContext(role, scope->save_context | SECURITY_RESTRICTED_OPERATION);
+	if (!MUTANT(OWNER))
+		SetUserIdAndSecContext(role, scope->save_context | SECURITY_RESTRICTED_OPERATION);
 	scope->guc_level = NewGUCNestLevel();
 	ib_apply_settings(settings);
 	SPI_connect();
@@ -294,10 +295,12 @@ make_statements(IbPath *path)
 void
 ib_path_prepare(IbPath *path)
 {
+	path->preparing = true;
 	if (path->statements != NULL && path->statements->stale)
 		ib_path_forget_statements(path);
 	if (path->statements == NULL)
 		make_statements(path);
+	path->preparing = false;
 }
 
 /* ----------------------------------------------------------------
@@ -518,7 +521,7 @@ groups_added(IbPath *path)
 static void
 empty_state(IbPath *path, LateRun *run)
 {
-	if (path->statements->late)
+	if (path->statements->late && !MUTANT(LATE_TRUNCATE))
 		ib_late_truncate(path, run);
 	else
 		ib_run_statement(psprintf("DELETE FROM %s", path->statements->state_table),
