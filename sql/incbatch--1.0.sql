@@ -625,7 +625,7 @@ COMMENT ON COLUMN incbatch.lag.trigger_interval IS 'How often the pipeline runs.
 COMMENT ON COLUMN incbatch.lag.as_of IS 'Everything committed before this instant is in the aggregate.';
 COMMENT ON COLUMN incbatch.lag.staleness IS 'Now minus as_of; NULL before the first batch.';
 COMMENT ON COLUMN incbatch.lag.backlog_bytes IS 'Bytes of WAL between the frontier and now, whoever wrote them.';
-COMMENT ON COLUMN incbatch.lag.backlog_rows IS 'Changes decoded and waiting for the next run; NULL while no worker runs the path.';
+COMMENT ON COLUMN incbatch.lag.backlog_rows IS 'Changes read from the WAL and waiting for the next run; NULL while no worker runs the path. While no path is due, the WAL is read every 30 seconds, or when there is a megabyte of it; backlog_bytes is of now.';
 COMMENT ON COLUMN incbatch.lag.watermark IS 'Windows that end here or before are closed; NULL: windows never close, or no event was seen.';
 COMMENT ON COLUMN incbatch.lag.latency_p50 IS 'Median time from a source transaction''s commit to its visibility in the aggregate, over the last hour; rounded up by at most 15 %.';
 COMMENT ON COLUMN incbatch.lag.latency_p95 IS 'The same, 95th percentile.';

@@ -53,8 +53,9 @@
 #define POLL_USECS (1000 * 1000)
 /* Look again this soon when a lock was in the way. */
 #define RETRY_USECS (100 * 1000)
-/* While no path is due, read when there is this much. */
+/* While no path is due, read when there is this much, or after this long. */
 #define READ_AHEAD_BYTES (1024 * 1024)
+#define READ_AHEAD_USECS (30 * 1000 * 1000)
 /* So often a copy waits for what the sibling held back. */
 #define COPY_TRIES 10
 /* A path without changes stores its frontier when this much WAL passed. */
@@ -66,6 +67,7 @@ static DatabaseEntry *me = NULL;
 static List *paths = NIL;
 static uint32 known_generation = 0;
 static XLogRecPtr read_upto = InvalidXLogRecPtr;	/* read ahead so far */
+static int64 read_at = 0;		/* monotonic */
 
 static void fail_path(IbPath *path, bool fresh_statements);
 
@@ -535,8 +537,8 @@ waits_for_reading(IbPath *path)
 
 /*
  * Looking into the past empties all caches, and to fill them again costs as
- * much as to read hundreds of changes.  So WAL is read when a path is due, or
- * when there is much of it.
+ * much as to read hundreds of changes.  So WAL is read when a path is due, when
+ * there is much of it, and now and then, so that the backlog is known.
  */
 static bool
 worth_reading(XLogRecPtr upto)
@@ -545,7 +547,8 @@ worth_reading(XLogRecPtr upto)
 
 	if (upto <= read_upto || ib_batches_full() || !reading_is_of_use())
 		return false;
-	if (upto - read_upto >= READ_AHEAD_BYTES)
+	if (upto - read_upto >= READ_AHEAD_BYTES ||
+		ib_monotonic_usecs() - read_at >= READ_AHEAD_USECS)
 		return true;
 	foreach(lc, paths)
 	{
@@ -565,6 +568,7 @@ read_ahead(XLogRecPtr upto)
 	ib_begin();
 	if (ib_decode_upto(upto, true) >= upto || !ib_batches_full())
 		read_upto = upto;
+	read_at = ib_monotonic_usecs();
 	ib_commit();
 	pg_atomic_write_u64(&me->rows_decoded, ib_batches_rows_decoded());
 }
