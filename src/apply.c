@@ -339,10 +339,12 @@ make_statements(IbPath *path)
 void
 ib_path_prepare(IbPath *path)
 {
+	path->preparing = true;
 	if (path->statements != NULL && path->statements->stale)
 		ib_path_forget_statements(path);
 	if (path->statements == NULL)
 		make_statements(path);
+	path->preparing = false;
 }
 
 /* ----------------------------------------------------------------

@@ -188,10 +188,26 @@ ib_path_fill(IbPath *path)
 	return ngroups;
 }
 
+/* False: a session is changing the path. */
+static bool
+begin_backfilling(IbPath *path)
+{
+	bool		begun;
+
+	ib_begin();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	begun = ib_catalog_lock_path(path->row->path) &&
+		ib_catalog_change_state(path->row->path, path->row->state, PATH_BACKFILLING, NULL);
+	ib_commit();
+	if (begun)
+		path->row->state = PATH_BACKFILLING;
+	return begun;
+}
+
 /*
  * Backfill a path.  False: not now; a transaction that lingers between commit
- * record and visibility, or a lock, is in the way.  Or not yet: somebody asked
- * for a rebuild meanwhile.
+ * record and visibility, or a lock on a table or on the path itself, is in the
+ * way.  Or not yet: somebody asked for a rebuild meanwhile.
  */
 bool
 ib_path_backfill(IbPath *path)
@@ -201,8 +217,7 @@ ib_path_backfill(IbPath *path)
 	int64		started_usecs = ib_monotonic_usecs();
 	bool		done;
 
-	if (path->row->state != PATH_BACKFILLING &&
-		!ib_path_change_state(path, PATH_BACKFILLING, NULL))
+	if (path->row->state != PATH_BACKFILLING && !begin_backfilling(path))
 		return false;
 	pg_atomic_write_u64(&path->shared->backfill_rows_done, 0);
 	pg_atomic_write_u64(&path->shared->backfill_started_at, GetCurrentTimestamp());

@@ -65,7 +65,7 @@ typedef struct Batch
 	BatchTransaction current;
 	struct StreamPart *part;	/* where rows go while it is streamed */
 	bool		skip;			/* not wanted */
-	bool		touched;		/* has changes of the source */
+	uint64		met;			/* number of the last that arrived as a whole */
 	Datum	   *row_values;		/* the row being put */
 	bool	   *row_nulls;
 } Batch;

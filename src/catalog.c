@@ -22,6 +22,7 @@
 #include "utils/datum.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/varlena.h"
 
@@ -356,6 +357,25 @@ ib_catalog_is_running(int32 path)
 	return running;
 }
 
+/*
+ * Lock a path's row for a change of its state, unless a session that is
+ * changing the path has it locked: that may take its time.
+ */
+bool
+ib_catalog_lock_path(int32 path)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(path)};
+	bool		locked;
+
+	SPI_connect();
+	ib_spi("SELECT FROM incbatch.path WHERE id OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE SKIP LOCKED",
+		   SPI_OK_SELECT, 1, types, values, NULL);
+	locked = SPI_processed == 1;
+	SPI_finish();
+	return locked;
+}
+
 /* Store a frontier; its partitions only where they changed, for they may be many. */
 void
 ib_catalog_store_frontier(int32 path, const Frontier *frontier, bool new_partitions)
@@ -381,6 +401,18 @@ ib_catalog_store_frontier(int32 path, const Frontier *frontier, bool new_partiti
 		   " SET lsn = $2, decoded_lsn = $3, snapshot = $4, aligned = $5, as_of = $6,"
 		   " partitions = coalesce($7, f.partitions), meaning = $8",
 		   SPI_OK_INSERT, 8, types, values, nulls);
+	SPI_finish();
+}
+
+void
+ib_catalog_forget_frontier(int32 path)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(path)};
+
+	SPI_connect();
+	ib_spi("DELETE FROM incbatch.frontier WHERE path OPERATOR(pg_catalog.=) $1",
+		   SPI_OK_DELETE, 1, types, values, NULL);
 	SPI_finish();
 }
 

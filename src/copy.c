@@ -46,7 +46,8 @@ ib_path_can_copy(IbPath *path, IbPath *sibling)
 	bool		can;
 
 	ib_begin();
-	can = lock_both(path, sibling);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	can = lock_both(path, sibling) && ib_catalog_lock_path(path->row->path);
 	ib_commit();
 	return can;
 }
@@ -64,9 +65,9 @@ take_frontier(IbPath *path)
 }
 
 /*
- * Copy a sibling that has just run.  False: not now, a table is locked or one of
- * the two is to do something else by now.  The path does not collect; it has
- * the sibling's frontier then.
+ * Copy a sibling that has just run.  False: not now, a table is locked, or the
+ * path itself by a session that changes it, or one of the two is to do something
+ * else by now.  The path does not collect; it has the sibling's frontier then.
  */
 bool
 ib_path_copy(IbPath *path, IbPath *sibling)
@@ -80,6 +81,11 @@ ib_path_copy(IbPath *path, IbPath *sibling)
 		return false;
 	}
 	PushActiveSnapshot(GetTransactionSnapshot());
+	if (!ib_catalog_lock_path(path->row->path))
+	{
+		ib_commit();
+		return false;
+	}
 	ib_enter_owner(path, &scope);
 	ib_run_statement(psprintf("DELETE FROM %s", ib_query_relation_name(path->row->state_table)),
 					 SPI_OK_DELETE, NULL);

@@ -318,6 +318,7 @@ insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 	char		nulls[] = "               ";
 
 	check_lateness(fcinfo, pq, event_time);
+	ib_path_entry_require();
 	if (PG_ARGISNULL(ARG_LATENESS))
 		nulls[11] = 'n';
 	if (PG_ARGISNULL(ARG_RETENTION))

@@ -57,13 +57,20 @@ ib_rollback(void)
 bool
 ib_path_change_state(IbPath *path, PathState state, const char *error)
 {
+	/* what could not be filled must not go on from the rows of before */
+	bool		forget = state == PATH_FAILED && path->row->state != PATH_RUNNING;
 	bool		changed;
 
 	ib_begin();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	changed = ib_catalog_change_state(path->row->path, path->row->state, state, error);
+	if (changed && forget)
+		ib_catalog_forget_frontier(path->row->path);
 	ib_commit();
 	if (changed)
+	{
 		path->row->state = state;
+		path->row->has_frontier = path->row->has_frontier && !forget;
+	}
 	return changed;
 }

@@ -65,6 +65,7 @@ typedef struct IbPath
 	int			nruns;			/* ever; the next one's place, modulo IB_RUN_TIMES */
 	int64		run_time;		/* their 99th percentile */
 	bool		seen;			/* by the reload under way */
+	bool		preparing;		/* its statements are being made, nothing else */
 } IbPath;
 
 /* path.c */

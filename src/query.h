@@ -209,6 +209,7 @@ extern void ib_check_clauses(Query *query);
 extern List *ib_check_everything(PipelineQuery *pq);
 
 /* query_order.c */
+extern bool ib_query_is_ordered(Query *query);
 extern void ib_check_windows(Query *query);
 extern void ib_check_lookup_order(Query *query, bool exists);
 
@@ -217,7 +218,7 @@ extern int64 ib_query_meaning(Query *query, int64 before);
 
 /* aggregate.c */
 extern void ib_aggregate_add(PipelineQuery *pq, Aggref *aggref);
-extern void ib_aggregate_check(Aggref *aggref);
+extern void ib_aggregate_check(Aggref *aggref, bool rows_ordered);
 
 /* delta.c */
 extern char *ib_delta_state_definition(PipelineQuery *pq, const char *state_table);
@@ -253,6 +254,7 @@ extern void ib_watermark_check(PipelineQuery *pq, AttrNumber event_time);
 extern char *ib_watermark_past(PipelineQuery *pq, AttrNumber event_time,
 							   const char *qualifier, bool output,
 							   const char *relation, const char *column);
+extern List *ib_watermark_cuts(PipelineQuery *pq, AttrNumber event_time);
 extern char *ib_watermark_from_timestamp(Oid type, const char *value);
 
 #endif							/* IB_QUERY_H */

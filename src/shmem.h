@@ -95,6 +95,7 @@ extern void ib_database_hold(Oid database);
 extern void ib_database_release_held(void);
 
 extern PathEntry *ib_path_entry_find(int32 path);
+extern void ib_path_entry_require(void);
 extern PathEntry *ib_path_entry_claim(int32 path);
 extern void ib_path_entry_free(PathEntry *entry);
 

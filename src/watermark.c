@@ -235,6 +235,30 @@ ib_watermark_offer_times(const char *relation, Oid type, const char *const *name
 	ib_offer_relation(relation, InvalidOid, desc, store, 1);
 }
 
+/*
+ * For each window, a query that says of a watermark, its parameter, which is
+ * the first window that has not ended there.  Both are timestamps.
+ */
+List *
+ib_watermark_cuts(PipelineQuery *pq, AttrNumber event_time)
+{
+	Oid			type = get_atttype(pq->source, event_time);
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, ib_window_keys_of(pq, event_time))
+	{
+		WindowKey  *window = lfirst(lc);
+
+		result = lappend(result,
+						 psprintf("WITH " WATERMARK_RELATION " AS (SELECT %s AS " CLOSED ") SELECT %s",
+								  ib_watermark_from_timestamp(type, "$1"),
+								  as_timestamp(exprType((Node *) window->expr),
+											   cut(pq, window, WATERMARK_RELATION, CLOSED))));
+	}
+	return result;
+}
+
 /* ----------------------------------------------------------------
  *		The statements
  * ----------------------------------------------------------------

@@ -17,7 +17,7 @@
  *
  * An error ends the process; the launcher starts it again.  If it was one
  * path's own error, the path is marked failed first, so that the others go
- * on.
+ * on.  If that path was only being prepared, they do without a new process.
  */
 #include "incbatch.h"
 
@@ -583,26 +583,30 @@ is_transient(int sqlerrcode)
 
 /*
  * Called in the handler of an error of this path: note it in the catalog, so
- * that the path stops and the others go on, and exit.
+ * that the path stops and the others go on.  In a new process, but if the path
+ * was only being prepared, which leaves nothing behind.
  */
 static void
 fail_path(IbPath *path, bool fresh_statements)
 {
 	ErrorData  *error;
 	bool		stale;
+	bool		own;
 
-	MemoryContextSwitchTo(TopMemoryContext);
+	MemoryContextSwitchTo(path->context);
 	if (ib_decode_busy())
 		PG_RE_THROW();
 	error = CopyErrorData();
 	EmitErrorReport();
 	FlushErrorState();
 	AbortOutOfAnyTransaction();
+	MemoryContextSwitchTo(path->context);
 
 	/* names that changed under statements made before: made anew, they may do */
 	stale = !fresh_statements && ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
 		ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION);
-	if (!is_transient(error->sqlerrcode) && !stale)
+	own = !is_transient(error->sqlerrcode) && !stale;
+	if (own)
 	{
 		char	   *reason = error->message;
 
@@ -624,7 +628,12 @@ fail_path(IbPath *path, bool fresh_statements)
 						 psprintf("%s (SQLSTATE %s); when the cause is gone, run incbatch.resume_pipeline",
 								  reason, unpack_sql_state(error->sqlerrcode)));
 	}
-	proc_exit(1);
+	MemoryContextSwitchTo(TopMemoryContext);
+	if (!own || !path->preparing)
+		proc_exit(1);
+	path->preparing = false;
+	stop_collecting(path);
+	set_worker_state(WORKER_RUNNING);
 }
 
 static void
@@ -632,7 +641,7 @@ run_path(IbPath *path, const char *reason, bool store)
 {
 	bool		fresh = path->statements == NULL || path->statements->stale ||
 		!path->statements->proven;
-	bool		done = false;
+	volatile bool done = false;
 	char		activity[64];
 
 	snprintf(activity, sizeof(activity), "%s path %d",
@@ -675,7 +684,7 @@ run_path(IbPath *path, const char *reason, bool store)
 static void
 copy_path(IbPath *path, IbPath *sibling)
 {
-	bool		done = false;
+	volatile bool done = false;
 	bool		behind;
 
 	path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
@@ -723,6 +732,21 @@ effective_trigger(const IbPath *path)
 }
 
 /*
+ * Should a path without changes store its frontier?  When much WAL has passed
+ * since it did; or when it keeps the slot from letting go of much, which may be
+ * WAL from before that.
+ */
+static bool
+holds_much(const IbPath *path)
+{
+	XLogRecPtr	needed;
+
+	return ib_decode_position() - path->stored_lsn > QUIET_WAL_BYTES ||
+		(ib_slot_releasable(&needed) > QUIET_WAL_BYTES && path->stored_lsn < needed &&
+		 needed <= ib_decode_position());
+}
+
+/*
  * Why a path should run now, or NULL.  "caught_up" says that all the WAL
  * there was at as_of has been decoded.
  */
@@ -762,11 +786,11 @@ due(IbPath *path, bool caught_up, TimestampTz as_of)
 	if (caught_up)
 	{
 		ib_path_publish(path, ib_decode_position(), ib_decode_position(), as_of);
-		return held > QUIET_WAL_BYTES ? "quiet" : NULL;
+		return holds_much(path) ? "quiet" : NULL;
 	}
 	if (now - path->ran_at < POLL_USECS)
 		return NULL;
-	return held > QUIET_WAL_BYTES ? "quiet" : "trigger";
+	return holds_much(path) ? "quiet" : "trigger";
 }
 
 static void
