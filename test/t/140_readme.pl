@@ -146,6 +146,9 @@ foreach my $n (0 .. $#sql)
 		$oracle = $sql[$n];
 		next;
 	}
+	# a pipeline that it speaks of
+	query(q{SELECT incbatch.create_pipeline('orders_daily', 'SELECT date_trunc(''day'', order_timestamp) AS day, region, count(*), sum(amount_cents) FROM orders GROUP BY 1, 2',
+		lateness => '1 hour', late_policy => 'apply', if_not_exists => true)}) if $sql[$n] =~ /'orders_daily'/;
 	my ($status, $output, $errors) = $node->psql('postgres', $sql[$n], on_error_stop => 1);
 	is($errors, '', 'block ' . ($n + 1) . ' of README runs');
 	while ($sql[$n] =~ /^(\S.*;)\s*--\s*no row\b/mg)
