@@ -368,6 +368,7 @@ ib_catalog_lock_path(int32 path)
 	Datum		values[] = {Int32GetDatum(path)};
 	bool		locked;
 
+	ib_catalog_see_latest();
 	SPI_connect();
 	ib_spi("SELECT FROM incbatch.path WHERE id OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE SKIP LOCKED",
 		   SPI_OK_SELECT, 1, types, values, NULL);
