@@ -44,8 +44,10 @@ LANGUAGE plpgsql AS $$
 BEGIN
 	INSERT INTO incbatch.paths (pipeline, path, trigger_interval, as_of)
 	VALUES ('report.p', path, trigger_interval, timestamptz '2024-03-01 12:00 UTC' - age);
-	INSERT INTO incbatch.batches (path, batch, started_at, finished_at, rows_in, latency_max)
-	SELECT path, n, f - size * run * interval '1 ms', f, 1000 + n, sqrt(size) * latency * interval '1 s'
+	INSERT INTO incbatch.batches (path, batch, finished_at, reason, runs, rows_in, read_ms, transform_ms, merge_ms, commit_ms,
+	                              latency_max)
+	SELECT path, n, f, 'trigger', 1, 1000 + n, 0.1 * size * run, 0.2 * size * run, 0.6 * size * run, 0.1 * size * run,
+	       sqrt(size) * latency * interval '1 s'
 	FROM generate_series(timestamptz '2024-03-01 12:00 UTC' - length * interval '1 minute' + every,
 	                     timestamptz '2024-03-01 12:00 UTC' - age, every) WITH ORDINALITY AS g(f, n),
 	     LATERAL (SELECT extract(epoch FROM f - timestamptz '2024-03-01 11:37 UTC') / 60 AS m) minutes,
@@ -115,6 +117,17 @@ CALL plant();
 CALL plant_path(1, '0', '59.97 seconds', 20, '20 minutes', 42, 0.3);
 CALL plant_consumer(NULL, NULL, '0', '200 ms');
 INSERT INTO incbatch.planted_cost VALUES ('0', 0, 0, 0, NULL, 'too little history');
+SELECT screen();
+ROLLBACK;
+
+-- A line that sums up several batches, and a backfill, which is none
+BEGIN;
+CALL plant();
+CALL plant_path(1, '100 ms', '0.1 s', 60, '1 minute', 5000, 1);
+UPDATE incbatch.batches SET runs = 10;
+INSERT INTO incbatch.batches (path, batch, finished_at, reason, runs, rows_in, read_ms, transform_ms, merge_ms, commit_ms, latency_max)
+VALUES (1, 0, '2024-03-01 11:30 UTC', 'backfill', 1, 1e9, 1e6, 1e6, 1e6, 1e6, '1 hour');
+CALL plant_consumer('marketing', '1 s', '100 ms', '0.1 s');
 SELECT screen();
 ROLLBACK;
 
@@ -221,6 +234,47 @@ SELECT sizes('{0, 1e-7, 0.001, 0.0123, 0.994, 0.996, 1, 9.94, 99.4, 99.6, 1023, 
 ROLLBACK;
 \pset format aligned
 \pset tuples_only off
+
+-- ---------------------------------------------------------------------
+-- The real views and functions: what it says changes, but not its form
+-- ---------------------------------------------------------------------
+CREATE FUNCTION form() RETURNS TABLE (columns int, title text, headings text, consumers text)
+LANGUAGE sql AS $$
+	WITH line AS (SELECT line, number FROM string_to_table(incbatch.report('report.p'), E'\n') WITH ORDINALITY AS l(line, number))
+	SELECT (SELECT max(length(line)) FROM line),
+	       (SELECT regexp_replace(line, ' +\d.*', '') FROM line WHERE number = 1),
+	       (SELECT string_agg((regexp_match(line, '^([A-Z]{4}[A-Z ]+?)(  |$)'))[1], ', ' ORDER BY number) FROM line),
+	       (SELECT string_agg(regexp_replace(line, '  .*  ', ': '), ', ' ORDER BY number) FROM line
+	        WHERE line ~ '^(\(none\)|marketing|executive) ')
+$$;
+INSERT INTO t SELECT i, 'g' || i % 3, i FROM generate_series(1, 100) i;
+CALL incbatch.refresh_pipeline('p');
+UPDATE t SET g = 'g1' WHERE id <= 10;
+DELETE FROM t WHERE id > 90;
+CALL incbatch.refresh_pipeline('p');
+SELECT * FROM form();
+SELECT incbatch.create_consumer('marketing', 'p', freshness => '2 hours');
+SELECT incbatch.create_consumer('executive', 'p', tier => 4);
+CALL incbatch.refresh_pipeline('p');
+SELECT * FROM form();
+TRUNCATE t;
+CALL incbatch.refresh_pipeline('p');
+SELECT incbatch.pause_pipeline('p');
+SELECT * FROM form();
+SELECT incbatch.resume_pipeline('p');
+
+-- Anybody may read it, whatever his search_path holds.
+CREATE ROLE regress_incbatch_reader;
+GRANT USAGE ON SCHEMA report TO regress_incbatch_reader;
+SET ROLE regress_incbatch_reader;
+SET search_path = pg_temp, report, pg_catalog;
+CREATE FUNCTION pg_temp.to_char(timestamptz, text) RETURNS text LANGUAGE sql AS 'SELECT NULL::text';
+CREATE TEMP TABLE incbatch (x int);
+SELECT incbatch.report('p') LIKE 'report.p %running  20%' AS read;
+RESET ROLE;
+SET search_path = report, public;
+DROP OWNED BY regress_incbatch_reader;
+DROP ROLE regress_incbatch_reader;
 
 -- What is refused
 SELECT incbatch.report(NULL);

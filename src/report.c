@@ -41,7 +41,9 @@ PG_FUNCTION_INFO_V1(ib_report);
 #define NAME_COLUMNS 20
 #define BAR_COLUMNS 18
 
-#define IN_SPAN "b.path = $4 AND b.reason IS DISTINCT FROM 'backfill' AND b.finished_at <= $2 AND b.finished_at > $2 - $3 * interval '1 second'"
+/* The lines of a path's batches; one may sum up several runs, a backfill is no batch. */
+#define IN_SPAN "b.path = $4 AND b.reason <> 'backfill'" \
+	" AND b.finished_at <= $2 AND b.finished_at > $2 - $3 * interval '1 second'"
 
 typedef struct Report
 {
@@ -236,7 +238,7 @@ measure_past(Report *report, const PathLine *path, double *lag, double *run)
 	uint64		n = query(report,
 						  "SELECT $3 - extract(epoch FROM $2 - b.finished_at)::float8,"
 						  " extract(epoch FROM b.latency_max)::float8,"
-						  " extract(epoch FROM b.finished_at - b.started_at)::float8"
+						  " (b.read_ms + b.transform_ms + b.merge_ms + b.commit_ms) / b.runs / 1000"
 						  " FROM incbatch.batches b WHERE " IN_SPAN, path->path);
 
 	for (int i = 0; i < COLUMNS; i++)
@@ -283,7 +285,7 @@ put_path(Report *report, const PathLine *path)
 		psprintf("p50 %s, p99 %s", ib_human_seconds(path->p50), ib_human_seconds(path->p99));
 
 	query(report,
-		  "SELECT coalesce(sum(coalesce(b.runs, 1)), 0)::float8, sum(b.rows_in)::float8, to_char(min(b.finished_at), 'HH24:MI:SS')"
+		  "SELECT coalesce(sum(b.runs), 0)::float8, sum(b.rows_in)::float8, to_char(min(b.finished_at), 'HH24:MI:SS')"
 		  " FROM incbatch.batches b WHERE " IN_SPAN, path->path);
 	if (number_of(0, 1) > 0)
 		left = psprintf("%s: %s batch%s, %s rows since %s", cadence(path->trigger),

@@ -142,7 +142,7 @@ SELECT to_char(p.clock, 'Dy DD Mon YYYY HH24:MI') AS clock,
 	   round((1000 * b.cpu_ms / nullif(b.rows_in, 0))::numeric, 1) AS cpu_us_per_event,
 	   round((b.cpu_ms / 10 / extract(epoch FROM clock_timestamp() - p.began_at))::numeric, 1) AS cpu_percent
   FROM demo.player p
- CROSS JOIN incbatch.lag l
+ JOIN incbatch.lag l ON l.consumer = 'marketing'
  CROSS JOIN LATERAL (SELECT count(*) AS batches, sum(cpu_ms) AS cpu_ms, sum(rows_in) AS rows_in
 					   FROM incbatch.batches
 					  WHERE started_at >= p.began_at AND rows_in > 0) b;

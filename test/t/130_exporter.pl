@@ -281,7 +281,7 @@ SELECT a.pipeline, a.path, extract(epoch FROM a.trigger_interval) AS trigger_sec
                        max((read_ms + transform_ms + merge_ms + commit_ms) / runs) / 1000 AS batch_seconds_max,
                        coalesce(sum(cpu_ms), 0) / 1000 AS batch_cpu_seconds,
                        coalesce(sum(wal_bytes), 0) AS batch_wal_bytes
-                  FROM incbatch.batches WHERE path = a.path) b},
+                  FROM incbatch.batches WHERE path = a.path AND reason <> 'backfill') b},
 		incbatch_worker => q{
 SELECT database, 1 AS up, extract(epoch FROM clock_timestamp() - heartbeat_at) AS heartbeat_age_seconds,
        retained_wal_bytes, 4::bigint << 30 AS retained_wal_limit_bytes, rows_decoded AS rows_decoded_total
