@@ -61,7 +61,6 @@ typedef struct IbPath
 } IbPath;
 
 /* apply.c */
-extern int64 ib_monotonic_usecs(void);
 extern void ib_path_prepare(IbPath *path);
 extern void ib_path_forget_statements(IbPath *path);
 extern bool ib_path_run(IbPath *path, const char *reason, bool store);
@@ -96,6 +95,9 @@ extern const BatchTransaction *ib_inputs_next_transaction(const IbPath *path, in
 extern TimestampTz ib_inputs_last_commit(const IbPath *path, TimestampTz last);
 extern Bitmapset *ib_inputs_changed_lookups(const IbPath *path);
 extern bool ib_inputs_lookup_truncated(const IbPath *path);
+
+/* notify.c */
+extern void ib_notify_changes(bool urgent);
 
 /* track.c */
 extern const char *ib_track_lookups(IbPath *path, Bitmapset *changed);

@@ -62,7 +62,21 @@ static List *paths = NIL;
 static uint32 known_generation = 0;
 static XLogRecPtr read_upto = InvalidXLogRecPtr;	/* read ahead so far */
 
-static void fail_path(IbPath *path, bool fresh_statements);
+/*
+ * Where the WAL ended at an instant: once all of it is decoded, a path without
+ * work contains what had committed by then.  Others may write WAL faster than
+ * it is flushed, so the end that is waited for stays until it is reached.
+ */
+typedef struct Horizon
+{
+	TimestampTz as_of;
+	XLogRecPtr	end;			/* invalid: none */
+} Horizon;
+
+static Horizon awaited;
+
+static void fail_path(IbPath *path, bool fresh_statements, const char *run,
+					  TimestampTz started_at);
 
 /* ----------------------------------------------------------------
  *		Start
@@ -77,6 +91,7 @@ static void
 fix_settings(void)
 {
 	static const char *const settings[][2] = {
+		{"application_name", "incbatch worker"},
 		{"search_path", "pg_catalog, pg_temp"},
 		{"default_transaction_isolation", "repeatable read"},
 		{"default_transaction_read_only", "off"},
@@ -114,10 +129,9 @@ keep_freed_memory(void)
 }
 
 static void
-begin_work(const char *activity)
+begin_work(const char *text)
 {
-	pgstat_report_activity(STATE_RUNNING, activity);
-	SetCurrentStatementStartTimestamp();
+	ib_activity(ACTIVITY_CATALOG, 0, text);
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
@@ -188,7 +202,7 @@ remove_path(IbPath *path)
 }
 
 static IbPath *
-add_path(int32 id)
+add_path(const PathRow *row)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 	IbPath	   *path = palloc0(sizeof(IbPath));
@@ -197,7 +211,7 @@ add_path(int32 id)
 										  ALLOCSET_SMALL_SIZES);
 	path->row = palloc0(sizeof(PathRow));
 	path->row->state = PATH_NEEDS_REBUILD;
-	path->shared = ib_path_entry_claim(id);
+	path->shared = ib_path_entry_claim(row->path, row->state_table);
 	paths = lappend(paths, path);
 	MemoryContextSwitchTo(old);
 	return path;
@@ -241,7 +255,7 @@ update_path(PathRow *row)
 	bool		restart;
 
 	if (path == NULL)
-		path = add_path(row->path);
+		path = add_path(row);
 
 	/* a rebuild, or a path that comes back, starts from its row */
 	restart = !collects(path->row) || !collects(row) ||
@@ -259,6 +273,20 @@ update_path(PathRow *row)
 		path->statements->stale = true;
 	copy_row(path, row);
 	path->seen = true;
+}
+
+/* Not so: a path that was dropped while no worker ran. */
+static bool
+is_shown_by_a_path(PathEntry *entry)
+{
+	ListCell   *lc;
+
+	foreach(lc, paths)
+	{
+		if (((IbPath *) lfirst(lc))->shared == entry)
+			return true;
+	}
+	return false;
 }
 
 /* Read the catalog.  False: there is no pipeline in this database. */
@@ -294,6 +322,7 @@ load_paths(void)
 			paths = foreach_delete_current(paths, lc);
 		}
 	}
+	ib_path_entries_free_others(is_shown_by_a_path);
 	return paths != NIL;
 }
 
@@ -361,7 +390,7 @@ attach_slot(void)
 
 		ib_slot_drop();
 		set_worker_state(WORKER_CREATING_SLOT);
-		pgstat_report_activity(STATE_RUNNING, "waiting for running transactions to make the replication slot");
+		ib_activity(ACTIVITY_CREATING_SLOT, 0, NULL);
 		StartTransactionCommand();
 		start = ib_slot_create();
 		CommitTransactionCommand();
@@ -402,14 +431,16 @@ start_collecting(IbPath *path)
 {
 	PG_TRY();
 	{
-		begin_work("preparing a path");
+		ib_activity(ACTIVITY_PREPARING, path->row->path, NULL);
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
 		if (ib_lock_sources(path, true))
 			ib_path_prepare(path);
 		end_work();
 	}
 	PG_CATCH();
 	{
-		fail_path(path, true);
+		fail_path(path, true, NULL, 0);
 	}
 	PG_END_TRY();
 }
@@ -452,6 +483,7 @@ collect(void)
 		ib_decode_close();
 		ib_batches_restart();
 		read_upto = InvalidXLogRecPtr;
+		awaited.end = InvalidXLogRecPtr;
 		StartTransactionCommand();
 		ib_decode_open(decode_start());
 		CommitTransactionCommand();
@@ -486,13 +518,12 @@ read_ahead(XLogRecPtr upto)
 {
 	if (upto <= read_upto || ib_batches_full() || !reading_is_of_use())
 		return;
-	pgstat_report_activity(STATE_RUNNING, "reading the WAL");
+	ib_activity(ACTIVITY_READING, 0, NULL);
 	StartTransactionCommand();
 	if (ib_decode_upto(upto, true) >= upto || !ib_batches_full())
 		read_upto = upto;
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);
-	pg_atomic_write_u64(&me->rows_decoded, ib_batches_rows_decoded());
 }
 
 static int64
@@ -556,12 +587,23 @@ is_transient(int sqlerrcode)
 	}
 }
 
+/* A run of this path failed; "run" is the reason for which it ran. */
+static void
+log_failure(IbPath *path, const char *run, TimestampTz started_at, const char *error)
+{
+	begin_work("recording a batch that failed");
+	ib_catalog_log_failure(path->row->path, run, started_at, error);
+	end_work();
+}
+
 /*
  * Called in the handler of an error of this path: note it in the catalog, so
- * that the path stops and the others go on, and exit.
+ * that the path stops and the others go on, and exit.  "run" is NULL if it was
+ * not running.
  */
 static void
-fail_path(IbPath *path, bool fresh_statements)
+fail_path(IbPath *path, bool fresh_statements, const char *run,
+		  TimestampTz started_at)
 {
 	ErrorData  *error;
 	bool		stale;
@@ -598,6 +640,9 @@ fail_path(IbPath *path, bool fresh_statements)
 			change_state(path, PATH_FAILED,
 						 psprintf("%s (SQLSTATE %s); when the cause is gone, run incbatch.resume_pipeline",
 								  reason, unpack_sql_state(error->sqlerrcode)));
+		if (run != NULL)
+			log_failure(path, run, started_at, error->message);
+		ib_notify_changes(true);
 	}
 	proc_exit(1);
 }
@@ -608,12 +653,10 @@ run_path(IbPath *path, const char *reason, bool store)
 	bool		fresh = path->statements == NULL || path->statements->stale ||
 		!path->statements->proven;
 	bool		done = false;
-	char		activity[64];
+	TimestampTz started_at = GetCurrentTimestamp();
 
-	snprintf(activity, sizeof(activity), "%s path %d",
-			 path->row->state == PATH_RUNNING ? "folding changes into" : "backfilling",
-			 path->row->path);
-	pgstat_report_activity(STATE_RUNNING, activity);
+	ib_activity(path->row->state == PATH_RUNNING ? ACTIVITY_FOLDING : ACTIVITY_BACKFILLING,
+				path->row->path, NULL);
 	PG_TRY();
 	{
 		if (path->row->state == PATH_RUNNING)
@@ -621,13 +664,14 @@ run_path(IbPath *path, const char *reason, bool store)
 		else
 		{
 			set_worker_state(WORKER_BACKFILLING);
+			ib_notify_changes(path->row->state == PATH_INITIALIZING);
 			done = ib_path_backfill(path);
 			set_worker_state(WORKER_RUNNING);
 		}
 	}
 	PG_CATCH();
 	{
-		fail_path(path, fresh);
+		fail_path(path, fresh, reason, started_at);
 	}
 	PG_END_TRY();
 
@@ -638,21 +682,18 @@ run_path(IbPath *path, const char *reason, bool store)
 	else if (!done)
 		path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
 	ib_inputs_note_stuck(path);
-	pg_atomic_write_u64(&me->heartbeat_at, GetCurrentTimestamp());
 }
 
-/*
- * Why a path should run now, or NULL.  "caught_up" says that all the WAL
- * there was at as_of has been decoded.
- */
+/* Why a path should run now, or NULL; "reached" is the horizon if one was. */
 static const char *
-due(IbPath *path, bool caught_up, TimestampTz as_of)
+due(IbPath *path, Horizon reached)
 {
 	int64		now = ib_monotonic_usecs();
 	PathEntry  *shared = path->shared;
 	int64		trigger = path->row->trigger_usecs;
 	int64		held = ib_decode_position() - path->stored_lsn;
 	bool		has_work = ib_inputs_have_work(path);
+	bool		caught_up = reached.end != InvalidXLogRecPtr;
 
 	if (path->inputs == NIL || now < path->retry_at)
 		return NULL;
@@ -670,29 +711,49 @@ due(IbPath *path, bool caught_up, TimestampTz as_of)
 		return "full";
 	if (held > retained_limit() / 2)
 		return has_work ? "full" : "quiet";
+	has_work |= ib_partitions_changed(ib_inputs_source(path));
+	if (!has_work && caught_up)
+		ib_path_publish(path, ib_decode_position(), ib_decode_position(), reached.as_of);
 	if (now - path->ran_at < trigger)
 		return NULL;
-	if (has_work || ib_partitions_changed(ib_inputs_source(path)))
+	if (has_work)
 		return "trigger";
 	if (caught_up)
-	{
-		ib_path_publish(path, ib_decode_position(), ib_decode_position(), as_of);
 		return held > QUIET_WAL_BYTES ? "quiet" : NULL;
-	}
 	if (now - path->ran_at < POLL_USECS)
 		return NULL;
 	return held > QUIET_WAL_BYTES ? "quiet" : "trigger";
 }
 
-static void
-run_due_paths(bool caught_up, TimestampTz as_of)
+/* The latest horizon that decoding has reached; its end is invalid if none. */
+static Horizon
+horizon_reached(Horizon now)
 {
+	Horizon		none = {0};
+	Horizon		reached = none;
+	XLogRecPtr	position = ib_decode_position();
+
+	if (position >= now.end)
+		reached = now;
+	else if (awaited.end != InvalidXLogRecPtr && position >= awaited.end)
+		reached = awaited;
+	if (reached.end != InvalidXLogRecPtr)
+		awaited = none;
+	if (position < now.end && awaited.end == InvalidXLogRecPtr)
+		awaited = now;
+	return reached;
+}
+
+static void
+run_due_paths(Horizon now)
+{
+	Horizon		reached = horizon_reached(now);
 	ListCell   *lc;
 
 	foreach(lc, paths)
 	{
 		IbPath	   *path = lfirst(lc);
-		const char *reason = due(path, caught_up, as_of);
+		const char *reason = due(path, reached);
 
 		CHECK_FOR_INTERRUPTS();
 		/* what was altered before a refresh was asked for is known first */
@@ -726,14 +787,17 @@ next_due(bool *wake_on_commit)
 		if (path->retry_at > now)
 			wait = Min(wait, path->retry_at - now);
 		if (trigger == 0)
+		{
 			*wake_on_commit = true;
+			wait = Min(wait, POLL_USECS / 2);
+		}
 		else if (path->ran_at + trigger > now)
 			wait = Min(wait, path->ran_at + trigger - now);
 		else
 			wait = Min(wait, trigger);
 		if (path->row->state == PATH_RUNNING)
 			pg_atomic_write_u64(&path->shared->next_run, trigger == 0 ? 0 :
-								GetCurrentTimestamp() + Max(path->ran_at + trigger - now, 0));
+								Max(path->ran_at + trigger, now));
 	}
 	return wait;
 }
@@ -748,17 +812,21 @@ wait_for_work(XLogRecPtr seen)
 
 	ib_flush_batch_log();
 	confirm(seen);
-	pgstat_report_activity(STATE_IDLE, NULL);
+	if (pg_atomic_read_u32(&me->generation) == known_generation)
+		ib_notify_changes(false);
 	pgstat_report_stat(false);
+	ib_activity(ACTIVITY_WAITING, 0, NULL);
 
 	pg_atomic_write_u32(&me->wake_on_commit, wake_on_commit);
 	if (wake_on_commit && GetFlushRecPtr(NULL) > read_upto && !ib_batches_full())
 		wait = 0;
+	else if (awaited.end != InvalidXLogRecPtr && reading_is_of_use())
+		wait = Min(wait, RETRY_USECS);
 	/* full batches kept this round from reading on, and have made room */
 	if (seen > read_upto && reading_is_of_use() && !ib_batches_full())
 		wait = 0;
 	events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					   (wait + 999) / 1000, PG_WAIT_EXTENSION);
+					   (wait + 999) / 1000, ib_wait_event(WAIT_FOR_WORK));
 	pg_atomic_write_u32(&me->wake_on_commit, 0);
 	ResetLatch(MyLatch);
 	return (events & WL_LATCH_SET) != 0;
@@ -826,8 +894,7 @@ work(void)
 
 	for (;;)
 	{
-		TimestampTz as_of = GetCurrentTimestamp();
-		XLogRecPtr	end = ib_wal_end();
+		Horizon		now = {.as_of = GetCurrentTimestamp(),.end = ib_wal_end()};
 		XLogRecPtr	flushed = GetFlushRecPtr(NULL);
 
 		CHECK_FOR_INTERRUPTS();
@@ -844,8 +911,8 @@ work(void)
 		if (woken && flushed <= read_upto)
 			flushed = ib_flush_wal();
 		read_ahead(flushed);
-		run_due_paths(ib_decode_position() >= end, as_of);
-		pg_atomic_write_u64(&me->heartbeat_at, GetCurrentTimestamp());
+		run_due_paths(now);
+		ib_heartbeat();
 		woken = wait_for_work(flushed);
 	}
 }
@@ -861,6 +928,8 @@ ib_worker_main(Datum arg)
 	me = ib_database_attach(database);
 	if (me == NULL)
 		proc_exit(0);
+	ib_activity_init(me);
+	ib_activity(ACTIVITY_CATALOG, 0, "connecting");
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	fix_settings();
 	keep_freed_memory();
