@@ -32,8 +32,8 @@
 
 #define LOOK_USECS (1000 * 1000)
 /* with many paths less often, so that looking takes little of the time */
-#define LOOK_SHARE 300
-#define LOOK_LAST_USECS (10 * 1000 * 1000)
+#define LOOK_SHARE 200
+#define LOOK_LAST_USECS (5 * 1000 * 1000)
 /* a queue so full is left to those who need it more */
 #define QUEUE_USAGE_LIMIT 0.5
 

@@ -145,10 +145,10 @@ end_session($keeper, @guests);
 	is(status($look, 'shop.other'), 'fresh', 'locked: the other pipeline');
 	stays_fresh('locked');
 	is(worker_state($look), 'running', 'locked: the worker');
+	ok(told('shop.hurt', 'stuck'), 'it was told that it is stuck');
 	ask($holder, 'COMMIT');
 	turns($look, 'shop.hurt', 'fresh', 'the lock is gone');
 	end_session($holder);
-	ok(told('shop.hurt', 'stuck'), 'it was told that it is stuck');
 	ok(told('shop.hurt', 'fresh'), 'and that it is fresh again');
 }
 
