@@ -106,6 +106,14 @@ $$);
 SELECT incbatch.create_pipeline('p', $$
 	SELECT window_start, count(*) FROM events, incbatch.hop(now(), '1 hour', '1 hour') GROUP BY 1
 $$);
+-- what no row could be put into is refused before there is one
+SELECT incbatch.create_pipeline('p', $$SELECT window_start, count(*) FROM events, incbatch.hop(ts, '1 month', '1 day') GROUP BY 1$$);
+SELECT incbatch.create_pipeline('p', $$SELECT window_start, count(*) FROM events, incbatch.hop(tstz, interval '1 hour' * 2, make_interval(hours => 3)) GROUP BY 1$$);
+SELECT incbatch.create_pipeline('p', $$SELECT window_start, count(*) FROM events, incbatch.hop(slide => '1 hour', ts => d, size => '1 day') GROUP BY 1$$);
+SELECT incbatch.create_pipeline('p', $$SELECT window_start, count(*) FROM events, incbatch.hop(ts, '2 months', '1 month', '2024-01-30') GROUP BY 1$$);
+SELECT incbatch.create_pipeline('p', $$SELECT incbatch.tumble(ts, '1 day 1 hour'), count(*) FROM events GROUP BY 1$$);
+SELECT incbatch.create_pipeline('p', $$SELECT incbatch.tumble(tstz, '1 day', 'infinity'), count(*) FROM events GROUP BY 1$$);
+SELECT incbatch.create_pipeline('p', $$SELECT incbatch.tumble(d, '1 hour'), count(*) FROM events GROUP BY 1$$);
 
 -- The example of the README
 CREATE TABLE orders (order_timestamp timestamptz);

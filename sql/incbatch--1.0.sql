@@ -143,7 +143,7 @@ COMMENT ON COLUMN incbatch.pipeline.event_time IS 'Number of the source''s colum
 COMMENT ON COLUMN incbatch.pipeline.lateness IS 'The watermark is the largest event time seen minus this; NULL: windows never close.';
 COMMENT ON COLUMN incbatch.pipeline.late_policy IS 'What happens to a change to a closed window: divert, drop or apply.';
 COMMENT ON COLUMN incbatch.pipeline.retention IS 'Windows that ended this long before the watermark are removed; NULL: none.';
-COMMENT ON COLUMN incbatch.pipeline.trigger_interval IS 'Cadence of the pipeline.';
+COMMENT ON COLUMN incbatch.pipeline.trigger_interval IS 'Cadence of the pipeline while it has no consumers.';
 COMMENT ON COLUMN incbatch.pipeline.append_only IS 'The source only ever gets INSERTs; its deletes are ignored.';
 COMMENT ON COLUMN incbatch.pipeline.track_lookups IS 'Changes of the joined tables are folded in too.';
 COMMENT ON COLUMN incbatch.pipeline.initialize IS 'Whether the backfill reads the source''s present rows.';
@@ -216,7 +216,7 @@ COMMENT ON COLUMN incbatch.batch.batch IS 'Number of the batch.';
 COMMENT ON COLUMN incbatch.batch.path IS 'The path.';
 COMMENT ON COLUMN incbatch.batch.started_at IS 'When the run began.';
 COMMENT ON COLUMN incbatch.batch.finished_at IS 'When its changes became visible.';
-COMMENT ON COLUMN incbatch.batch.reason IS 'trigger, refresh, full (memory) or quiet.';
+COMMENT ON COLUMN incbatch.batch.reason IS 'trigger, refresh, full (memory), quiet or copy.';
 COMMENT ON COLUMN incbatch.batch.transactions IS 'Source transactions folded in.';
 COMMENT ON COLUMN incbatch.batch.rows_in IS 'Changes folded in; an update counts as two.';
 COMMENT ON COLUMN incbatch.batch.groups_changed IS 'Groups that the changes touched.';
@@ -387,14 +387,47 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ib_stddev';
 COMMENT ON FUNCTION incbatch.stddev(bigint, numeric, numeric, boolean) IS
 'The standard deviation of values of which count, sum and sum of squares are kept, with the same digits as stddev_samp (sample) or stddev_pop over numeric. Pipelines'' views use it.';
 
+-- ---------------------------------------------------------------------
+-- Consumers
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION incbatch.create_consumer(
+    consumer         text,
+    pipeline         text,
+    tier             int      DEFAULT NULL,
+    freshness        interval DEFAULT NULL,
+    trigger_interval interval DEFAULT NULL,
+    emit             text     DEFAULT 'update',
+    relation         text     DEFAULT NULL
+) RETURNS regclass
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_create_consumer';
+COMMENT ON FUNCTION incbatch.create_consumer(text, text, int, interval, interval, text, text) IS
+'Gives a reader of a pipeline a relation of its own that is as fresh as it needs: a tier of incbatch.tiers, or a freshness, the staleness that it accepts. trigger_interval is how often its path runs, by default the tier''s or 4/5 of the freshness; consumers with the same one share a path. With emit ''final'' it sees only windows that the watermark has closed. relation is the view to create, by default pipeline_consumer in the pipeline''s schema. A new path begins as a copy of a sibling, not with a backfill.';
+
+CREATE FUNCTION incbatch.set_tier(consumer text, pipeline text, tier int) RETURNS void
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_set_tier';
+COMMENT ON FUNCTION incbatch.set_tier(text, text, int) IS
+'Moves a consumer to a tier. Its relation stays the same, and shows at every moment the rows of one definite set of transactions.';
+
+CREATE FUNCTION incbatch.set_freshness(consumer text, pipeline text, freshness interval) RETURNS void
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_set_freshness';
+COMMENT ON FUNCTION incbatch.set_freshness(text, text, interval) IS
+'Sets the staleness that a consumer accepts; its path then runs every 4/5 of it.';
+
+CREATE FUNCTION incbatch.drop_consumer(consumer text, pipeline text, if_exists boolean DEFAULT false)
+RETURNS boolean
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_drop_consumer';
+COMMENT ON FUNCTION incbatch.drop_consumer(text, text, boolean) IS
+'Drops a consumer with its relation, and its path if nobody else wants that. DROP VIEW of the relation does the same. False: there was none and if_exists is true.';
+
 CREATE FUNCTION incbatch.on_drop() RETURNS event_trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'ib_on_drop';
 COMMENT ON FUNCTION incbatch.on_drop() IS
-'Event trigger: drops a pipeline as a whole when one of its relations is dropped.';
+'Event trigger: drops a pipeline as a whole when one of its relations is dropped, and a consumer when its own is.';
 
 CREATE EVENT TRIGGER incbatch_on_drop ON sql_drop EXECUTE FUNCTION incbatch.on_drop();
 ALTER EVENT TRIGGER incbatch_on_drop ENABLE ALWAYS;
-COMMENT ON EVENT TRIGGER incbatch_on_drop IS 'Drops a pipeline as a whole when one of its relations is dropped.';
+COMMENT ON EVENT TRIGGER incbatch_on_drop IS 'Drops a pipeline as a whole when one of its relations is dropped, and a consumer when its own is.';
 
 CREATE FUNCTION incbatch.on_rewrite() RETURNS event_trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'ib_on_rewrite';
@@ -470,14 +503,23 @@ SELECT p.relation::text AS pipeline, p.relation, p.query, p.source,
        nullif(w.watermark, '-infinity') AS watermark,
        s.state, p.strategy,
        pg_catalog.pg_get_userbyid(c.relowner) AS owner,
-       a.last_error, p.created_at, p.definition, p.append_only, p.track_lookups,
+       s.last_error, p.created_at, p.definition, p.append_only, p.track_lookups,
        p.retention, w.rows_late, w.rows_ahead
 FROM incbatch.pipeline p
-JOIN incbatch.path a ON a.pipeline = p.id
-JOIN incbatch.path_state s ON s.path = a.id
-LEFT JOIN incbatch.path_watermark w ON w.path = a.id AND p.lateness IS NOT NULL
-LEFT JOIN pg_catalog.pg_class c ON c.oid = a.relation;
-COMMENT ON VIEW incbatch.pipelines IS 'One row a pipeline.';
+JOIN LATERAL (  -- the freshest path
+    SELECT a.id, a.relation FROM incbatch.path a
+    WHERE a.pipeline = p.id ORDER BY a.trigger_interval, a.id LIMIT 1) f ON true
+JOIN LATERAL (  -- the one in the worst state
+    SELECT s.state, a.last_error
+    FROM incbatch.path a
+    JOIN incbatch.path_state s ON s.path = a.id
+    WHERE a.pipeline = p.id
+    ORDER BY pg_catalog.array_position('{needs_rebuild,failed,paused,initializing,backfilling,running}'::text[], s.state),
+             a.trigger_interval, a.id
+    LIMIT 1) s ON true
+LEFT JOIN incbatch.path_watermark w ON w.path = f.id AND p.lateness IS NOT NULL
+LEFT JOIN pg_catalog.pg_class c ON c.oid = f.relation;
+COMMENT ON VIEW incbatch.pipelines IS 'One row a pipeline. Where it has several paths, state and last_error are those of the path in the worst state, and the watermark is the freshest path''s.';
 COMMENT ON COLUMN incbatch.pipelines.pipeline IS 'Name, as functions take it.';
 COMMENT ON COLUMN incbatch.pipelines.relation IS 'The view that dashboards query.';
 COMMENT ON COLUMN incbatch.pipelines.query IS 'The query as it was given.';
@@ -485,7 +527,7 @@ COMMENT ON COLUMN incbatch.pipelines.source IS 'The table whose changes drive th
 COMMENT ON COLUMN incbatch.pipelines.event_time IS 'Column of the source with the event time, or NULL.';
 COMMENT ON COLUMN incbatch.pipelines.lateness IS 'The watermark is the largest event time seen minus this; NULL: windows never close.';
 COMMENT ON COLUMN incbatch.pipelines.late_policy IS 'What happens to a change to a closed window: divert (to incbatch.late_rows), drop or apply.';
-COMMENT ON COLUMN incbatch.pipelines.trigger_interval IS 'How often changes are folded in; 0: as soon as there are any.';
+COMMENT ON COLUMN incbatch.pipelines.trigger_interval IS 'How often changes are folded in while there are no consumers; 0: as soon as there are any.';
 COMMENT ON COLUMN incbatch.pipelines.watermark IS 'Windows that end here or before are closed; NULL: windows never close, or no event was seen.';
 COMMENT ON COLUMN incbatch.pipelines.state IS 'initializing, backfilling, running, paused (resume_pipeline), failed (resume_pipeline) or needs_rebuild (rebuild_pipeline).';
 COMMENT ON COLUMN incbatch.pipelines.strategy IS 'delta: groups are adjusted by the changes; delta, recompute: some retractions evaluate their groups again from the source; recompute: every change does.';
@@ -646,7 +688,7 @@ COMMENT ON COLUMN incbatch.batches.path IS 'Number of the path.';
 COMMENT ON COLUMN incbatch.batches.batch IS 'Number of the batch, rising.';
 COMMENT ON COLUMN incbatch.batches.started_at IS 'When the run began.';
 COMMENT ON COLUMN incbatch.batches.finished_at IS 'When its changes became visible.';
-COMMENT ON COLUMN incbatch.batches.reason IS 'trigger, refresh, full (the waiting changes outgrew incbatch.work_mem, or hold half of incbatch.max_retained_wal) or quiet.';
+COMMENT ON COLUMN incbatch.batches.reason IS 'trigger, refresh, full (the waiting changes outgrew incbatch.work_mem, or hold half of incbatch.max_retained_wal), quiet, or copy (another path began as a copy of this one).';
 COMMENT ON COLUMN incbatch.batches.transactions IS 'Source transactions folded in.';
 COMMENT ON COLUMN incbatch.batches.rows_in IS 'Changes folded in; an update counts as two.';
 COMMENT ON COLUMN incbatch.batches.rows_late IS 'Changes to closed windows, of those in rows_in: left out, or with late_policy apply folded in.';
@@ -664,7 +706,7 @@ COMMENT ON COLUMN incbatch.batches.rows_ahead IS 'Rows whose event time was infi
 
 CREATE VIEW incbatch.late_rows AS
 SELECT p.relation::text AS pipeline, r.event_time, r.watermark, r.change, r.row,
-       r.commit_lsn, r.commit_time, r.number
+       r.commit_lsn, r.commit_time, r.number, r.path
 FROM incbatch.late_row r
 JOIN incbatch.path a ON a.id = r.path
 JOIN incbatch.pipeline p ON p.id = a.pipeline
@@ -679,6 +721,7 @@ COMMENT ON COLUMN incbatch.late_rows.row IS 'The columns of the row that the que
 COMMENT ON COLUMN incbatch.late_rows.commit_lsn IS 'Commit record of its transaction.';
 COMMENT ON COLUMN incbatch.late_rows.commit_time IS 'When its transaction committed.';
 COMMENT ON COLUMN incbatch.late_rows.number IS 'Rises in the order in which the changes were read.';
+COMMENT ON COLUMN incbatch.late_rows.path IS 'Number of the path; each path of a pipeline keeps the changes that were late for it.';
 
 CREATE VIEW incbatch.workers AS
 SELECT d.datname AS database, w.pid, w.state, s.slot_name,
@@ -731,6 +774,15 @@ COMMENT ON COLUMN incbatch.progress.rows_done IS 'Rows of the source read so far
 COMMENT ON COLUMN incbatch.progress.rows_total IS 'Rows of the source, estimated.';
 COMMENT ON COLUMN incbatch.progress.percent IS 'rows_done of rows_total; NULL before the scan has begun.';
 COMMENT ON COLUMN incbatch.progress.eta IS 'Time left if it goes on like this; NULL before the scan has begun.';
+
+-- ---------------------------------------------------------------------
+-- The report
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION incbatch.report(name text, at timestamptz DEFAULT NULL) RETURNS text
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_report';
+COMMENT ON FUNCTION incbatch.report(text, timestamptz) IS
+'How a pipeline is doing, on one screen: its consumers beside their freshness, lag and batch time of each path in the last hour, the cost of each cadence, and the diagnosis. The charts end at "at", by default now. In psql: SELECT incbatch.report(''...'') \g (tuples_only format=unaligned)';
 
 COMMENT ON SCHEMA incbatch IS 'Aggregate tables kept up to date from the WAL.';
 GRANT USAGE ON SCHEMA incbatch TO PUBLIC;

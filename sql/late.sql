@@ -67,6 +67,16 @@ SELECT subject('sliding_again', $$start + interval '4 hours' <= w$$, 'divert', '
 	JOIN LATERAL incbatch.hop(e.tstz, '4 hours', '3 hours') AS w(start, stop) ON true GROUP BY 1, 2
 $$);
 
+-- a window in every grouping set
+SELECT subject('in_sets', $$hour + interval '1 hour' <= w$$, 'divert', '30 min', $$
+	SELECT date_trunc('hour', tstz) AS hour, k, v % 2 AS odd, grouping(k, v % 2) AS g, count(*), sum(v), max(v)
+	FROM events GROUP BY hour, ROLLUP (k, v % 2)
+$$);
+SELECT subject('in_sets_again', $$start + interval '2 hours' <= w$$, 'drop', '0', $$
+	SELECT w.start, w.stop, k, count(DISTINCT v % 7), array_agg(v ORDER BY v, id)
+	FROM events e, incbatch.hop(e.tstz, '2 hours', '1 hour') AS w(start, stop) GROUP BY GROUPING SETS ((1, 2, k), (1, 2), (2, k, 1))
+$$);
+
 -- the source within a subquery and a common table expression
 SELECT subject('nested', $$hour + interval '1 hour' <= w$$, 'divert', '45 min', $$
 	WITH odd AS (SELECT e.tstz AS happened, e.k AS kind_number, e.v FROM events e WHERE e.v % 2 = 1)

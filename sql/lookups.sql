@@ -136,6 +136,25 @@ GRANT SELECT ON product TO regress_incbatch_owner;
 SELECT incbatch.resume_pipeline('owned');
 CALL exact('owned');
 SELECT count(incbatch.drop_pipeline(pipeline)) FROM incbatch.pipelines;
+
+-- ---------------------------------------------------------------------
+-- A primary key says that no two rows of a lookup tie in ORDER BY; while it is
+-- gone, they could.
+-- ---------------------------------------------------------------------
+CREATE TABLE price (product_id int, since int, price numeric, PRIMARY KEY (product_id, since));
+INSERT INTO price SELECT p, s, p * s FROM generate_series(1, 3) p, generate_series(0, 4, 2) s;
+SELECT incbatch.create_pipeline('as_of', $$
+	SELECT (SELECT price FROM price p WHERE p.product_id = sales.product_id AND since <= qty ORDER BY since DESC LIMIT 1) AS price, count(*) FROM sales GROUP BY 1
+$$);
+CALL exact('as_of');
+ALTER TABLE price DROP CONSTRAINT price_pkey;
+INSERT INTO sales VALUES (6, 2, 2, 3, 4);
+CALL incbatch.refresh_pipeline('as_of');
+ALTER TABLE price ADD PRIMARY KEY (product_id, since);
+SELECT incbatch.resume_pipeline('as_of');
+CALL exact('as_of');
+TABLE as_of ORDER BY 1;
+SELECT incbatch.drop_pipeline('as_of');
 SET client_min_messages = warning;
 DROP SCHEMA lookups CASCADE;
 DROP ROLE regress_incbatch_owner;

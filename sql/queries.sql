@@ -9,7 +9,7 @@ SET jit = off;
 CREATE TABLE src (id int PRIMARY KEY, k int, ts timestamp, v numeric(10, 2), tags text[], doc jsonb);
 ALTER TABLE src REPLICA IDENTITY FULL;
 CREATE TABLE l (k int PRIMARY KEY, name text, grp int);
-CREATE TABLE price (k int, since timestamp, price numeric);
+CREATE TABLE price (k int, since timestamp, price numeric, PRIMARY KEY (k, since));
 CREATE TABLE tree (id int PRIMARY KEY, parent int);
 INSERT INTO l VALUES (1, 'one', 1), (2, 'two', 1), (3, NULL, 2), (4, 'four', NULL);
 INSERT INTO price SELECT k, date '2024-01-01' + 10 * n, k + n FROM generate_series(1, 4) k, generate_series(0, 3) n;

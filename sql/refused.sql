@@ -176,8 +176,52 @@ SELECT incbatch.create_pipeline('p', 'WITH RECURSIVE w AS (SELECT id, k FROM t U
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t JOIN (SELECT k FROM l LIMIT 1) s ON t.k = s.k GROUP BY t.k');
 \echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t, LATERAL (SELECT DISTINCT ON (name) l.k FROM l WHERE l.k = t.k) s GROUP BY t.k');
+-- Lookups in which ties would be left open
+CREATE TABLE of_day (id int, k int, day timestamptz, name text, PRIMARY KEY (k, day));
+CREATE VIEW takes_first AS SELECT k FROM l LIMIT 1;
+CREATE FUNCTION keep_any(int, int) RETURNS int LANGUAGE sql AS 'SELECT CASE WHEN random() < 0.5 THEN $1 ELSE $2 END';
+CREATE AGGREGATE any_of(int) (SFUNC = keep_any, STYPE = int);
+SELECT incbatch.create_pipeline('p', $$SELECT t.k, count(*) FROM t JOIN (SELECT DISTINCT ON (name) k FROM l) s ON t.k = s.k GROUP BY t.k$$);
 \echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', $$SELECT t.k, count(*) FROM t JOIN (SELECT DISTINCT ON (name) k FROM l ORDER BY name) s ON t.k = s.k GROUP BY t.k$$);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', $$SELECT t.k, count(*) FROM t JOIN (SELECT k FROM l ORDER BY name LIMIT 1) s ON t.k = s.k GROUP BY t.k$$);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', $$SELECT t.k, count(*) FROM t JOIN (SELECT k FROM l ORDER BY name OFFSET 1 FETCH FIRST ROW WITH TIES) s ON t.k = s.k GROUP BY t.k$$);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', $$SELECT t.k, count(*) FROM t JOIN (SELECT * FROM of_day ORDER BY day LIMIT 1) s ON t.k = s.k GROUP BY t.k$$);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', $$SELECT (SELECT name FROM of_day WHERE k = t.k ORDER BY id LIMIT 1), count(*) FROM t GROUP BY 1$$);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', $$SELECT (SELECT name FROM of_day WHERE of_day.k <= t.k ORDER BY day DESC LIMIT 1), count(*) FROM t GROUP BY 1$$);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', $$SELECT t.k, count(*) FROM t JOIN (SELECT name, count(*) AS n FROM l GROUP BY name ORDER BY 2 LIMIT 3) s ON n = t.k GROUP BY t.k$$);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', $$SELECT t.k, count(*) FROM t JOIN (SELECT unnest(ARRAY[k, 1]) AS k FROM l ORDER BY l.k LIMIT 3) s ON s.k = t.k GROUP BY t.k$$);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', $$SELECT t.k, count(*) FROM t JOIN takes_first f ON f.k = t.k GROUP BY t.k$$);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', $$SELECT t.k, count(*) FROM t JOIN (SELECT k, row_number() OVER (ORDER BY name) AS n FROM l) s ON s.k = t.k AND n = 1 GROUP BY t.k$$);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', $$SELECT t.k, count(*) FROM t JOIN (SELECT array_agg(k) AS ks FROM l) s ON t.k = ks[1] GROUP BY t.k$$);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', $$SELECT (SELECT string_agg(name, ',') FROM l WHERE l.k < t.k), count(*) FROM t GROUP BY 1$$);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', $$SELECT (SELECT any_of(l.k) FROM l WHERE l.k < t.k), count(*) FROM t GROUP BY 1$$);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', $$SELECT (SELECT name FROM l WHERE l.k < t.k ORDER BY random(), l.k LIMIT 1), count(*) FROM t GROUP BY 1$$);
+\echo :LAST_ERROR_SQLSTATE
+-- and those in which they are not
+BEGIN;
+SELECT incbatch.create_pipeline('p0', $$SELECT (SELECT name FROM of_day WHERE k = t.k AND day <= t.ts ORDER BY day DESC LIMIT 1), count(*) FROM t GROUP BY 1$$);
+SELECT incbatch.create_pipeline('p1', $$SELECT t.k, count(*) FROM t JOIN (SELECT DISTINCT ON (k) k, name FROM of_day ORDER BY k, day DESC) s ON t.k = s.k GROUP BY t.k$$);
+SELECT incbatch.create_pipeline('p2', $$SELECT t.k, count(*) FROM t JOIN (SELECT l.name, d.k FROM l JOIN of_day d USING (k) ORDER BY 2, 1 LIMIT 3) s ON s.k = t.k GROUP BY t.k$$);
+SELECT incbatch.create_pipeline('p3', $$SELECT t.k, count(*) FROM t JOIN (SELECT name, count(*) AS n FROM l GROUP BY name ORDER BY 2, name LIMIT 3) s ON n = t.k GROUP BY t.k$$);
+SELECT incbatch.create_pipeline('p4', $$SELECT t.k, count(*) FROM t JOIN (SELECT k FROM l ORDER BY name FETCH FIRST 2 ROWS WITH TIES) s ON s.k = t.k GROUP BY t.k$$);
+SELECT incbatch.create_pipeline('p5', $$SELECT t.k, count(*) FROM t WHERE EXISTS (SELECT 1 FROM l WHERE name < 'n' LIMIT 1) AND t.v > (SELECT max(k) FROM l LIMIT 1) GROUP BY t.k$$);
+SELECT incbatch.create_pipeline('p6', $$SELECT t.k, count(*) FROM t JOIN (SELECT k, row_number() OVER (PARTITION BY k ORDER BY day DESC) AS n FROM of_day) s ON s.k = t.k AND n = 1 GROUP BY t.k$$);
+SELECT incbatch.create_pipeline('p7', $$SELECT (SELECT array_agg(name ORDER BY name) FROM l WHERE l.k < t.k), count(*) FROM t GROUP BY 1$$);
+ROLLBACK;
 SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t WHERE t.k IN (SELECT l.k FROM l FOR SHARE) GROUP BY t.k');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t, generate_series(1, t.k + random()::int) g GROUP BY t.k');
@@ -251,8 +295,6 @@ SELECT incbatch.create_pipeline('p', 'SELECT k, jsonb_agg(id) FROM t GROUP BY k'
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT k, json_object_agg(id, v) FILTER (WHERE v > 0) FROM t GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE
-CREATE FUNCTION keep_any(int, int) RETURNS int LANGUAGE sql AS 'SELECT CASE WHEN random() < 0.5 THEN $1 ELSE $2 END';
-CREATE AGGREGATE any_of(int) (SFUNC = keep_any, STYPE = int);
 SELECT incbatch.create_pipeline('p', 'SELECT k, any_of(id) FROM t GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE
 CREATE FUNCTION as_record(int) RETURNS record IMMUTABLE LANGUAGE sql AS 'SELECT row($1)';

@@ -154,7 +154,8 @@ CALL refused('SELECT extract(hour FROM tstz), count(*) FROM events GROUP BY 1');
 CALL refused('SELECT date_trunc(''minute'', tstz AT TIME ZONE ''Europe/Berlin''), count(*) FROM events GROUP BY 1');
 CALL refused('SELECT date_bin(''5 min'', tstz AT TIME ZONE ''Europe/Berlin'', ''2024-01-01''), count(*) FROM events GROUP BY 1');
 CALL refused('SELECT window_start, count(*) FROM events, incbatch.hop(tstz, v * interval ''1 hour'', ''1 min'') GROUP BY 1');
-CALL refused('SELECT date_trunc(''hour'', tstz), k, count(*) FROM events GROUP BY GROUPING SETS ((1, k), (1))');
+CALL refused('SELECT date_trunc(''hour'', tstz) AS hour, k, count(*) FROM events GROUP BY ROLLUP (1, k)');
+CALL refused('SELECT date_trunc(''day'', tstz) AS day, date_trunc(''hour'', tstz) AS hour, k, count(*) FROM events GROUP BY GROUPING SETS ((1, 2, k), (1, k))');
 CALL refused('SELECT date_trunc(''hour'', t), count(*) FROM (SELECT tstz + interval ''1 hour'' AS t FROM events) s GROUP BY 1');
 CALL refused('SELECT max(tstz), count(*) FROM events');
 -- these are windows
@@ -165,6 +166,7 @@ CALL refused('SELECT incbatch.tumble(date_trunc(''minute'', tstz), ''1 hour''), 
 CALL refused('SELECT tstz::date, to_char(tstz, ''HH24''), count(*) FROM events GROUP BY 1, 2');
 CALL refused('SELECT d, count(*) FROM events GROUP BY d', event_time => 'd');
 CALL refused('SELECT window_start, count(*) FROM events CROSS JOIN LATERAL incbatch.hop(tstz, ''1 hour'', ''1 min'') GROUP BY 1');
+CALL refused('SELECT date_trunc(''hour'', tstz), k, count(*) FROM events GROUP BY GROUPING SETS ((1, k), (1))');
 -- parameters
 CALL refused('SELECT date_trunc(''hour'', tstz), count(*) FROM events GROUP BY 1', lateness => '-1 hour');
 CALL refused('SELECT date_trunc(''hour'', tstz), count(*) FROM events GROUP BY 1', lateness => '1 month');

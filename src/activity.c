@@ -88,6 +88,8 @@ ib_activity_text(Activity activity, int32 path)
 			return psprintf("folding changes into path %d", path);
 		case ACTIVITY_BACKFILLING:
 			return psprintf("backfilling path %d", path);
+		case ACTIVITY_COPYING:
+			return psprintf("copying a sibling to path %d", path);
 		case ACTIVITY_CATALOG:
 			return pstrdup("reading and writing incbatch's tables");
 		case ACTIVITY_CREATING_SLOT:

@@ -491,11 +491,20 @@ refuse_changing_aggregate(Aggref *aggref)
 	ReleaseSysCache(tuple);
 }
 
-static void
-refuse_unordered(Aggref *aggref, const char *function)
+/* An aggregate, of the pipeline or of a lookup, has one result for some rows. */
+void
+ib_aggregate_check(Aggref *aggref)
 {
+	const char *function;
+
+	if (get_func_namespace(aggref->aggfnoid) != PG_CATALOG_NAMESPACE)
+	{
+		refuse_changing_aggregate(aggref);
+		return;
+	}
 	if (aggref->aggorder != NIL || aggref->aggdistinct != NIL)
 		return;
+	function = get_func_name(aggref->aggfnoid);
 	for (int i = 0; i < lengthof(ordered); i++)
 	{
 		if (strcmp(function, ordered[i]) == 0)
@@ -646,9 +655,6 @@ ib_aggregate_add(PipelineQuery *pq, Aggref *aggref)
 
 	if (get_func_namespace(aggref->aggfnoid) == PG_CATALOG_NAMESPACE)
 		function = get_func_name(aggref->aggfnoid);
-	else
-		refuse_changing_aggregate(aggref);
-	refuse_unordered(aggref, function);
 
 	column = palloc0(sizeof(AggregateColumn));
 	column->aggref = aggref;

@@ -181,8 +181,8 @@ ib_apply_settings(List *settings)
 								 true, 0, false);
 }
 
-static Oid
-owner_of(Oid relid)
+Oid
+ib_relation_owner(Oid relid)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
 	Oid			owner;
@@ -194,16 +194,21 @@ owner_of(Oid relid)
 	return owner;
 }
 
+/* Act as a role, under restricted operation, with settings, in SPI. */
+void
+ib_enter_role(Oid role, List *settings, OwnerScope *scope)
+{
+	GetUserIdAndSecContext(&scope->save_userid, &scope->save_context);
+	SetUserIdAndSecContext(role, scope->save_context | SECURITY_RESTRICTED_OPERATION);
+	scope->guc_level = NewGUCNestLevel();
+	ib_apply_settings(settings);
+	SPI_connect();
+}
+
 void
 ib_enter_owner(IbPath *path, OwnerScope *scope)
 {
-	Oid			owner = owner_of(path->row->state_table);
-
-	GetUserIdAndSecContext(&scope->save_userid, &scope->save_context);
-	SetUserIdAndSecContext(owner, scope->save_context | SECURITY_RESTRICTED_OPERATION);
-	scope->guc_level = NewGUCNestLevel();
-	ib_apply_settings(path->row->settings);
-	SPI_connect();
+	ib_enter_role(ib_relation_owner(path->row->state_table), path->row->settings, scope);
 }
 
 void
@@ -314,7 +319,7 @@ make_statements(IbPath *path)
 	query = ib_query_of_view(path->row->definition);
 	pq = path->row->track_lookups ? ib_lookups_analyze(query) : ib_query_analyze(query);
 	state_table = ib_query_relation_name(path->row->state_table);
-	check_readers(pq, owner_of(path->row->state_table));
+	check_readers(pq, ib_relation_owner(path->row->state_table));
 	ib_inputs_prepare(path, pq, &frontier);
 	columns = ib_inputs_source(path)->desc->natts;
 
@@ -748,6 +753,29 @@ stop_meter(Meter *meter, IbPath *path)
 	MemoryContextSwitchTo(old);
 }
 
+static int
+compare_times(const void *a, const void *b)
+{
+	int64		x = *(const int64 *) a;
+	int64		y = *(const int64 *) b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Remember how long a run took, for the next one may begin so much earlier. */
+static void
+note_run_time(IbPath *path, int64 usecs)
+{
+	int64		sorted[IB_RUN_TIMES];
+	int			n;
+
+	path->run_times[path->nruns++ % IB_RUN_TIMES] = usecs;
+	n = Min(path->nruns, IB_RUN_TIMES);
+	memcpy(sorted, path->run_times, sizeof(int64) * n);
+	qsort(sorted, n, sizeof(int64), compare_times);
+	path->run_time = sorted[(n * 99 - 1) / 100];
+}
+
 /*
  * Write the waiting lines of incbatch.batches, outside any run.  They are worth
  * no flush of their own: a crash may lose the last ones.  A path that is being
@@ -907,9 +935,10 @@ ib_path_run(IbPath *path, const char *reason, bool store)
 		meter.record.commit_ms = lap_ms(&lap);
 		if (ib_inputs_have_work(path))
 			stop_meter(&meter, path);
+		note_run_time(path, ib_monotonic_usecs() - meter.started_usecs);
 	}
 	ib_inputs_finish(path);
-	path->ran_at = ib_monotonic_usecs();
+	path->ran_at = meter.started_usecs;
 	ib_path_publish(path, frontier.lsn, Min(horizon, frontier.decoded_lsn),
 					frontier.as_of);
 	return true;

@@ -211,6 +211,7 @@ ib_path_backfill(IbPath *path)
 {
 	Frontier	frontier = {0};
 	XLogRecPtr	horizon;
+	int64		started_usecs = ib_monotonic_usecs();
 
 	if (path->row->state != PATH_BACKFILLING)
 		set_state(path, PATH_BACKFILLING);
@@ -237,7 +238,7 @@ ib_path_backfill(IbPath *path)
 
 	path->row->state = PATH_RUNNING;
 	path->confirmable = path->stored_lsn;	/* should this be lost, it starts anew */
-	path->ran_at = ib_monotonic_usecs();
+	path->ran_at = started_usecs;
 	pg_atomic_write_u64(&path->shared->backfill_started_at, 0);
 	ib_path_publish(path, frontier.lsn, Min(horizon, frontier.decoded_lsn),
 					frontier.as_of);

@@ -85,6 +85,22 @@ ib_spi(const char *sql, int expected, int nargs, const Oid *types,
 		elog(ERROR, "%s: %s", SPI_result_code_string(result), sql);
 }
 
+/* The same, reading as a snapshot shows the tables. */
+void
+ib_spi_snapshot(const char *sql, int expected, int nargs, const Oid *types,
+				const Datum *values, Snapshot snapshot)
+{
+	SPIPlanPtr	plan = SPI_prepare(sql, nargs, (Oid *) types);
+	int			result;
+
+	if (plan == NULL)
+		elog(ERROR, "%s: %s", SPI_result_code_string(SPI_result), sql);
+	result = SPI_execute_snapshot(plan, (Datum *) values, NULL, snapshot,
+								  InvalidSnapshot, false, true, 0);
+	if (result != expected)
+		elog(ERROR, "%s: %s", SPI_result_code_string(result), sql);
+}
+
 /*
  * Act as the owner of incbatch's tables.  The caller restores with
  * SetUserIdAndSecContext, or an error does.
@@ -185,7 +201,9 @@ ib_catalog_paths(void)
 		   " p.append_only, p.initialize, p.paused, a.state, p.settings,"
 		   " f.lsn, f.decoded_lsn, f.snapshot, f.aligned, f.as_of, f.partitions, f.meaning,"
 		   " p.event_time, (extract(epoch FROM p.lateness) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8,"
-		   " p.late_policy, p.retention, p.track_lookups"
+		   " p.late_policy, p.retention, p.track_lookups,"
+		   " (SELECT coalesce((extract(epoch FROM pg_catalog.min(c.freshness)) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, 0)"
+		   " FROM incbatch.consumer c WHERE c.path OPERATOR(pg_catalog.=) a.id)"
 		   " FROM incbatch.path a JOIN incbatch.pipeline p ON p.id OPERATOR(pg_catalog.=) a.pipeline"
 		   " LEFT JOIN incbatch.frontier f ON f.path OPERATOR(pg_catalog.=) a.id"
 		   " ORDER BY a.id",
@@ -216,6 +234,7 @@ ib_catalog_paths(void)
 			read_frontier(tuple, 13, &row->frontier);
 		read_lateness(tuple, 20, row);
 		row->track_lookups = DatumGetBool(column(tuple, 24, NULL));
+		row->freshness_usecs = DatumGetInt64(column(tuple, 25, NULL));
 		result = lappend(result, row);
 		MemoryContextSwitchTo(spi);
 	}
@@ -347,6 +366,41 @@ ib_catalog_fetch_frontier(int32 path, Frontier *frontier)
 	}
 	SPI_finish();
 	return found;
+}
+
+/* Let a path contain what another contains, as a snapshot shows that one. */
+void
+ib_catalog_copy_path(int32 from, int32 to, Snapshot snapshot)
+{
+	static const char *const statements[] = {
+		"INSERT INTO incbatch.frontier AS f (path, lsn, decoded_lsn, snapshot, aligned, as_of, partitions, meaning)"
+		" SELECT $2, lsn, decoded_lsn, snapshot, aligned, as_of, partitions, meaning"
+		" FROM incbatch.frontier WHERE path OPERATOR(pg_catalog.=) $1 ON CONFLICT (path) DO UPDATE"
+		" SET lsn = excluded.lsn, decoded_lsn = excluded.decoded_lsn, snapshot = excluded.snapshot,"
+		" aligned = excluded.aligned, as_of = excluded.as_of, partitions = excluded.partitions,"
+		" meaning = excluded.meaning",
+		"INSERT INTO incbatch.path_watermark (path, largest, closed, removed, watermark, rows_late, rows_ahead)"
+		" SELECT $2, largest, closed, removed, watermark, rows_late, rows_ahead"
+		" FROM incbatch.path_watermark WHERE path OPERATOR(pg_catalog.=) $1 ON CONFLICT (path) DO UPDATE"
+		" SET largest = excluded.largest, closed = excluded.closed, removed = excluded.removed,"
+		" watermark = excluded.watermark, rows_late = excluded.rows_late, rows_ahead = excluded.rows_ahead",
+		"INSERT INTO incbatch.late_window (path, window_start)"
+		" SELECT $2, window_start FROM incbatch.late_window WHERE path OPERATOR(pg_catalog.=) $1",
+		"INSERT INTO incbatch.late_row (path, event_time, watermark, change, \"row\", commit_lsn, commit_time)"
+		" SELECT $2, event_time, watermark, change, \"row\", commit_lsn, commit_time"
+		" FROM incbatch.late_row WHERE path OPERATOR(pg_catalog.=) $1 ORDER BY number",
+	};
+	Oid			types[] = {INT4OID, INT4OID};
+	Datum		values[] = {Int32GetDatum(from), Int32GetDatum(to)};
+
+	SPI_connect();
+	ib_spi("DELETE FROM incbatch.late_window WHERE path OPERATOR(pg_catalog.=) $1",
+		   SPI_OK_DELETE, 1, types, &values[1], NULL);
+	ib_spi("DELETE FROM incbatch.late_row WHERE path OPERATOR(pg_catalog.=) $1",
+		   SPI_OK_DELETE, 1, types, &values[1], NULL);
+	for (int i = 0; i < lengthof(statements); i++)
+		ib_spi_snapshot(statements[i], SPI_OK_INSERT, lengthof(types), types, values, snapshot);
+	SPI_finish();
 }
 
 static void

@@ -38,6 +38,7 @@ typedef struct PathRow
 	Oid			source;
 	Oid			state_table;
 	int64		trigger_usecs;
+	int64		freshness_usecs;	/* the smallest of its consumers, 0: none */
 	bool		append_only;
 	bool		track_lookups;
 	bool		initialize;
@@ -78,6 +79,8 @@ typedef struct BatchRecord
 
 extern void ib_spi(const char *sql, int expected, int nargs, const Oid *types,
 				   const Datum *values, const char *nulls);
+extern void ib_spi_snapshot(const char *sql, int expected, int nargs,
+							const Oid *types, const Datum *values, Snapshot snapshot);
 extern void ib_catalog_become_owner(Oid *save_userid, int *save_context);
 
 extern bool ib_catalog_exists(void);
@@ -88,6 +91,7 @@ extern void ib_catalog_set_state(int32 path, PathState state, const char *error)
 extern void ib_catalog_store_frontier(int32 path, const Frontier *frontier,
 									  bool new_partitions);
 extern bool ib_catalog_fetch_frontier(int32 path, Frontier *frontier);
+extern void ib_catalog_copy_path(int32 from, int32 to, Snapshot snapshot);
 extern void ib_catalog_log_batches(List *records);
 extern void ib_catalog_log_failure(int32 path, const char *reason,
 								   TimestampTz started_at, const char *error);

@@ -74,4 +74,36 @@
 	pg_database_ownercheck(dboid, roleid)
 #endif
 
+/*
+ * The entries "old" and "new" of a view's range table, which stand for itself,
+ * went with 16.
+ */
+#if PG_VERSION_NUM >= 160000
+#define IB_VIEW_OWN_ENTRIES 0
+#else
+#define IB_VIEW_OWN_ENTRIES 2
+#endif
+
+/* Whose permissions are checked for an entry is in a list of its own since 16. */
+#if PG_VERSION_NUM >= 160000
+#define ib_set_entry_relation(query, rte, oid) \
+	do { \
+		if ((rte)->perminfoindex != 0) \
+			list_nth_node(RTEPermissionInfo, (query)->rteperminfos, \
+						  (rte)->perminfoindex - 1)->relid = (oid); \
+		(rte)->relid = (oid); \
+	} while (0)
+#else
+#define ib_set_entry_relation(query, rte, oid) ((void) (query), (rte)->relid = (oid))
+#endif
+
+/* A range table entry of a relation becomes one of a subquery: see above. */
+#if PG_VERSION_NUM >= 160000
+#define ib_forget_permissions(query, rte) ((void) (query), (rte)->perminfoindex = 0)
+#else
+#define ib_forget_permissions(query, rte) \
+	((void) (query), (rte)->requiredPerms = 0, (rte)->checkAsUser = InvalidOid, \
+	 (rte)->selectedCols = NULL)
+#endif
+
 #endif							/* IB_COMPAT_H */

@@ -347,8 +347,8 @@ is_type_name(const char *name, Oid schema)
  * A name in the same schema for one of the pipeline's other relations; it is
  * also that of a row type.
  */
-static RangeVar *
-sibling_name(Oid schema, const char *name, const char *label)
+RangeVar *
+ib_sibling_name(Oid schema, const char *name, const char *label)
 {
 	char	   *result = ChooseRelationName(name, NULL, label, schema, false);
 
@@ -418,7 +418,7 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 				errhint("Create it in an ordinary schema."));
 	rv->schemaname = schema;
 
-	definition_name = sibling_name(namespace, rv->relname, "batch");
+	definition_name = ib_sibling_name(namespace, rv->relname, "batch");
 	definition = create_definition(definition_name,
 								   text_to_cstring(PG_GETARG_TEXT_PP(ARG_QUERY)));
 
@@ -431,7 +431,7 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 	check_followed(pq, PG_GETARG_BOOL(ARG_APPEND_ONLY));
 	check_query_runs(pq, ib_query_relation_name(definition));
 
-	state_name = sibling_name(namespace, rv->relname, "state");
+	state_name = ib_sibling_name(namespace, rv->relname, "state");
 	create_relations(pq, quote_qualified_identifier(schema, state_name->relname),
 					 quote_qualified_identifier(schema, rv->relname));
 	state_table = RangeVarGetRelid(state_name, NoLock, false);

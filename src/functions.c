@@ -20,6 +20,7 @@
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
+#include "family.h"
 #include "functions.h"
 #include "path.h"
 #include "query.h"
@@ -239,13 +240,18 @@ ib_alter_pipeline(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(1))
 	{
 		ib_check_trigger_interval(PG_GETARG_INTERVAL_P(1));
+		(void) ib_family_lock(PG_GETARG_TEXT_PP(0), &relation);
 		values[0] = Int32GetDatum(pipeline);
 		values[1] = PG_GETARG_DATUM(1);
-		ib_change_catalog("WITH p AS (UPDATE incbatch.pipeline SET trigger_interval = $2"
-					   " WHERE id OPERATOR(pg_catalog.=) $1)"
-					   " UPDATE incbatch.path SET trigger_interval = $2"
-					   " WHERE pipeline OPERATOR(pg_catalog.=) $1",
-					   SPI_OK_UPDATE, 2, types, values, NULL);
+		ib_change_catalog("UPDATE incbatch.pipeline SET trigger_interval = $2"
+						  " WHERE id OPERATOR(pg_catalog.=) $1",
+						  SPI_OK_UPDATE, 2, types, values, NULL);
+		if (ib_family_arrange(pipeline, relation, NIL))
+			ereport(NOTICE,
+					errmsg("the trigger interval of pipeline \"%s\" counts when it has no consumers",
+						   get_rel_name(relation)),
+					errdetail("It has consumers, and each has a trigger interval of its own."),
+					errhint("incbatch.set_tier and incbatch.set_freshness change these."));
 	}
 	PG_RETURN_VOID();
 }
@@ -312,8 +318,8 @@ ib_rebuild_pipeline(PG_FUNCTION_ARGS)
 }
 
 /* Drop the relations of a pipeline whose rows are gone from the catalog. */
-static void
-drop_relations(List *relations)
+void
+ib_drop_relations(List *relations)
 {
 	ObjectAddresses *objects = new_object_addresses();
 	ListCell   *lc;
@@ -334,7 +340,8 @@ drop_relations(List *relations)
 
 /*
  * Take pipelines out of the catalog and return their relations, locked: the
- * state tables first, which a run locks before it writes the catalog.
+ * consumers' views first, which readers lock before the state tables; then
+ * those, which a run locks before it writes the catalog.
  */
 static List *
 forget_pipelines(Datum pipelines)
@@ -348,7 +355,9 @@ forget_pipelines(Datum pipelines)
 
 	ib_catalog_become_owner(&save_userid, &save_context);
 	SPI_connect();
-	ib_spi("SELECT a.relation::pg_catalog.oid AS oid FROM incbatch.path a"
+	ib_spi("SELECT c.relation::pg_catalog.oid AS oid FROM incbatch.consumer c"
+		   " WHERE c.pipeline OPERATOR(pg_catalog.=) ANY ($1)"
+		   " UNION ALL SELECT a.relation::pg_catalog.oid FROM incbatch.path a"
 		   " WHERE a.pipeline OPERATOR(pg_catalog.=) ANY ($1)"
 		   " UNION ALL SELECT u.oid FROM incbatch.pipeline p"
 		   " CROSS JOIN LATERAL (VALUES (p.relation::pg_catalog.oid), (p.definition::pg_catalog.oid)) u(oid)"
@@ -397,14 +406,67 @@ ib_drop_pipeline(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	}
 	pipeline = Int32GetDatum(ib_own_pipeline(PG_GETARG_TEXT_PP(0), &relation));
-	drop_relations(forget_pipelines(PointerGetDatum(construct_array(&pipeline, 1, INT4OID, 4,
+	ib_drop_relations(forget_pipelines(PointerGetDatum(construct_array(&pipeline, 1, INT4OID, 4,
 																	true, TYPALIGN_INT))));
 	PG_RETURN_BOOL(true);
 }
 
+/* The pipeline of a consumer whose relation was dropped, or 0: there is none. */
+static int32
+find_bereft_pipeline(Oid *relation)
+{
+	Oid			save_userid;
+	int			save_context;
+	int32		pipeline = 0;
+	bool		isnull;
+
+	ib_catalog_become_owner(&save_userid, &save_context);
+	SPI_connect();
+	ib_spi("SELECT p.id, p.relation::pg_catalog.oid FROM incbatch.pipeline p"
+		   " JOIN incbatch.consumer c ON c.pipeline OPERATOR(pg_catalog.=) p.id"
+		   " JOIN pg_catalog.pg_event_trigger_dropped_objects() d"
+		   " ON d.objid OPERATOR(pg_catalog.=) c.relation::pg_catalog.oid"
+		   " WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass"
+		   " AND d.objsubid OPERATOR(pg_catalog.=) 0 ORDER BY 1 LIMIT 1",
+		   SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	if (SPI_processed == 1)
+	{
+		pipeline = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+		*relation = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
+	}
+	SPI_finish();
+	SetUserIdAndSecContext(save_userid, save_context);
+	return pipeline;
+}
+
+/* Consumers whose relation was dropped go, and so do paths that nobody else wants. */
+static void
+forget_consumers(void)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[1];
+	Oid			relation;
+	int32		pipeline;
+
+	while ((pipeline = find_bereft_pipeline(&relation)) != 0)
+	{
+		LockRelationOid(relation, ShareUpdateExclusiveLock);
+		ib_family_mark(pipeline);
+		values[0] = Int32GetDatum(pipeline);
+		ib_change_catalog("DELETE FROM incbatch.consumer c USING pg_catalog.pg_event_trigger_dropped_objects() d"
+						  " WHERE c.pipeline OPERATOR(pg_catalog.=) $1"
+						  " AND d.objid OPERATOR(pg_catalog.=) c.relation::pg_catalog.oid"
+						  " AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass"
+						  " AND d.objsubid OPERATOR(pg_catalog.=) 0",
+						  SPI_OK_DELETE, 1, types, values, NULL);
+		(void) ib_family_arrange(pipeline, relation, NIL);
+	}
+}
+
 /*
  * Event trigger on sql_drop: a pipeline that lost one of its relations, by
- * DROP of it or of its source with CASCADE, is dropped as a whole.
+ * DROP of it or of its source with CASCADE, is dropped as a whole; a consumer
+ * that lost its own is dropped.
  */
 Datum
 ib_on_drop(PG_FUNCTION_ARGS)
@@ -446,7 +508,8 @@ ib_on_drop(PG_FUNCTION_ARGS)
 	SetUserIdAndSecContext(save_userid, save_context);
 
 	if (!isnull)
-		drop_relations(forget_pipelines(pipelines));
+		ib_drop_relations(forget_pipelines(pipelines));
+	forget_consumers();
 	PG_RETURN_NULL();
 }
 

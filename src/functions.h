@@ -9,6 +9,7 @@
 
 #include "fmgr.h"
 #include "nodes/pg_list.h"
+#include "nodes/primnodes.h"
 #include "utils/timestamp.h"
 
 /* functions.c: arguments and privileges, one statement on the catalog */
@@ -21,6 +22,11 @@ extern int32 ib_own_pipeline(text *name, Oid *relation);
 extern void ib_change_catalog(const char *sql, int expected, int nargs,
 							  const Oid *types, const Datum *values,
 							  const char *nulls);
+
+extern void ib_drop_relations(List *relations);
+
+/* create.c */
+extern RangeVar *ib_sibling_name(Oid schema, const char *name, const char *label);
 
 /* wait.c */
 extern List *ib_running_paths(int32 pipeline);

@@ -15,8 +15,10 @@
 #include "catalog/pg_type.h"
 #include "common/int.h"
 #include "executor/spi.h"
+#include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/date.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
@@ -87,27 +89,13 @@ ib_late_offer(IbPath *path, LateRun *run)
 
 	times[0] = run->mark.closed;
 	times[1] = path->row->late_policy == LATE_APPLY ? run->mark.removed : run->mark.closed;
-	times[2] = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-										   (int64) ib_event_time_ahead * 1000);
+	run->ahead = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											 (int64) ib_event_time_ahead * 1000);
 	if (type != TIMESTAMPTZOID)
-		times[2] = DatumGetTimestamp(DirectFunctionCall1(timestamptz_timestamp,
-														 TimestampTzGetDatum(times[2])));
+		run->ahead = DatumGetTimestamp(DirectFunctionCall1(timestamptz_timestamp,
+														   TimestampTzGetDatum(run->ahead)));
+	times[2] = run->ahead;
 	ib_watermark_offer_times(WATERMARK_RELATION, type, names, times, lengthof(times));
-}
-
-/* Take in a survey's first two columns; returns the third, if there is one. */
-static int64
-take_survey(LateRun *run)
-{
-	HeapTuple	tuple = SPI_tuptable->vals[0];
-	TupleDesc	desc = SPI_tuptable->tupdesc;
-	bool		isnull;
-	Datum		largest = SPI_getbinval(tuple, desc, 1, &isnull);
-
-	if (!isnull)
-		run->mark.largest = Max(run->mark.largest, DatumGetTimestamp(largest));
-	run->rows_ahead = DatumGetInt64(SPI_getbinval(tuple, desc, 2, &isnull));
-	return desc->natts < 3 ? 0 : DatumGetInt64(SPI_getbinval(tuple, desc, 3, &isnull));
 }
 
 /* The result of a statement, to be read when the run no longer is the owner. */
@@ -134,6 +122,97 @@ find_windows(LateRun *run, const char *sql)
 	MemoryContextSwitchTo(old);
 }
 
+/* An event time, or one to compare it with; as times of its type compare. */
+static int64
+comparable(Oid type, Datum time)
+{
+	return type == DATEOID ? DatumGetDateADT(time) : DatumGetTimestamp(time);
+}
+
+static int64
+comparable_time(Oid type, Timestamp time)
+{
+	return comparable(type, ib_watermark_time_datum(type, time));
+}
+
+static TupleDesc
+candidates_descriptor(const Batch *batch)
+{
+	int			natts = batch->desc->natts;
+	TupleDesc	desc = CreateTemplateTupleDesc(natts + 1);
+
+	for (int i = 1; i <= natts; i++)
+		TupleDescCopyEntry(desc, i, batch->desc, i);
+	TupleDescInitEntry(desc, natts + 1, CANDIDATE_NUMBER, INT8OID, -1, 0);
+	return desc;
+}
+
+static void
+put_candidate(Tuplestorestate *candidates, TupleDesc desc, TupleTableSlot *slot, int64 number)
+{
+	int			natts = desc->natts;
+	Datum	   *values = palloc(sizeof(Datum) * natts);
+	bool	   *nulls = palloc(sizeof(bool) * natts);
+
+	slot_getallattrs(slot);
+	memcpy(values, slot->tts_values, sizeof(Datum) * (natts - 1));
+	memcpy(nulls, slot->tts_isnull, sizeof(bool) * (natts - 1));
+	values[natts - 1] = Int64GetDatum(number);
+	nulls[natts - 1] = false;
+	tuplestore_putvalues(candidates, desc, values, nulls);
+	pfree(values);
+	pfree(nulls);
+}
+
+/*
+ * Look at the event times of a batch: the largest that drives the watermark,
+ * how many are too far ahead for that, and the rows that may be late.  Returns
+ * the number of these.
+ */
+static int64
+survey(const Batch *batch, AttrNumber event_time, LateRun *run,
+	   Tuplestorestate *candidates, TupleDesc desc)
+{
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(batch->desc, &TTSOpsMinimalTuple);
+	Oid			type = TupleDescAttr(batch->desc, event_time - 1)->atttypid;
+	int64		closed = comparable_time(type, run->mark.closed);
+	int64		ahead = comparable_time(type, run->ahead);
+	int64		largest = PG_INT64_MIN;
+	int64		found = 0;
+
+	tuplestore_rescan(batch->store);
+	for (int64 number = 1; tuplestore_gettupleslot(batch->store, true, false, slot); number++)
+	{
+		bool		isnull;
+		int64		time = comparable(type, slot_getattr(slot, event_time, &isnull));
+		bool		added;
+
+		CHECK_FOR_INTERRUPTS();
+		if (isnull)
+			continue;
+		if (time < closed)
+		{
+			put_candidate(candidates, desc, slot, number);
+			found++;
+		}
+		if (time <= largest)
+			continue;
+		added = batch->negatives == 0 ||
+			slot_attisnull(slot, batch->desc->natts) ||
+			DatumGetInt32(slot_getattr(slot, batch->desc->natts, &isnull)) > 0;
+		if (added && time > ahead)
+			run->rows_ahead++;
+		else if (added)
+			largest = time;
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	if (largest != PG_INT64_MIN)
+		run->mark.largest = Max(run->mark.largest, type != DATEOID ? largest :
+								DatumGetTimestamp(DirectFunctionCall1(date_timestamp,
+																	  DateADTGetDatum(largest))));
+	return found;
+}
+
 /*
  * Look at the event times of the batch, and take out its late changes.  True:
  * there are some that the transform must leave out.
@@ -142,25 +221,40 @@ bool
 ib_late_survey(IbPath *path, LateRun *run)
 {
 	LateStatements *late = path->statements->late;
+	Batch	   *batch = ib_inputs_source(path);
+	TupleDesc	desc = candidates_descriptor(batch);
+	Tuplestorestate *candidates = tuplestore_begin_heap(false, false, work_mem);
+	int64		found = survey(batch, path->row->event_time, run, candidates, desc);
 
-	(void) ib_run_statement(late->survey, SPI_OK_SELECT, NULL);
-	if (take_survey(run) == 0)
-		return false;
-	run->used = run->mark.shown;
-	run->rows = run_for_later(late->rows, &run->rows_late);
-	if (run->rows_late == 0)
-		return false;
-	if (path->row->late_policy != LATE_APPLY)
-		find_windows(run, late->windows);
-	return true;
+	if (found > 0)
+	{
+		ib_offer_relation(CANDIDATES_RELATION, InvalidOid, desc, candidates, found);
+		run->used = run->mark.shown;
+		run->rows = run_for_later(late->rows, &run->rows_late);
+		if (run->rows_late > 0 && path->row->late_policy != LATE_APPLY)
+			find_windows(run, late->windows);
+		SPI_unregister_relation(CANDIDATES_RELATION);
+	}
+	tuplestore_end(candidates);
+	return run->rows_late > 0;
 }
 
 /* Before a backfill's first row: the event times of the source. */
 void
 ib_late_survey_source(IbPath *path, LateRun *run)
 {
+	HeapTuple	tuple;
+	TupleDesc	desc;
+	bool		isnull;
+	Datum		largest;
+
 	(void) ib_run_statement(path->statements->late->survey_source, SPI_OK_SELECT, NULL);
-	(void) take_survey(run);
+	tuple = SPI_tuptable->vals[0];
+	desc = SPI_tuptable->tupdesc;
+	largest = SPI_getbinval(tuple, desc, 1, &isnull);
+	if (!isnull)
+		run->mark.largest = Max(run->mark.largest, DatumGetTimestamp(largest));
+	run->rows_ahead = DatumGetInt64(SPI_getbinval(tuple, desc, 2, &isnull));
 }
 
 /*

@@ -45,6 +45,9 @@ typedef struct PathInput
 	bool		truncated;		/* in a run: was the table truncated? */
 } PathInput;
 
+/* So many runs tell how long the next one may take. */
+#define IB_RUN_TIMES 100
+
 typedef struct IbPath
 {
 	PathRow    *row;
@@ -55,8 +58,12 @@ typedef struct IbPath
 	XLogRecPtr	stored_lsn;		/* frontier as the catalog has it */
 	XLogRecPtr	stored_commit;	/* end of the commit that stored it */
 	XLogRecPtr	confirmable;	/* stored and flushed */
-	int64		ran_at;			/* monotonic, microseconds; 0: never */
+	int64		ran_at;			/* when the last run began: monotonic, microseconds; 0: never */
 	int64		retry_at;		/* monotonic; after it was in the way of a lock */
+	int			copy_tries;		/* in which the sibling held something back */
+	int64		run_times[IB_RUN_TIMES];	/* of the last runs, in microseconds */
+	int			nruns;			/* ever; the next one's place, modulo IB_RUN_TIMES */
+	int64		run_time;		/* their 99th percentile */
 	bool		seen;			/* by the reload under way */
 } IbPath;
 
@@ -107,7 +114,11 @@ extern void ib_backfill_init(void);
 extern bool ib_path_backfill(IbPath *path);
 extern int64 ib_path_fill(IbPath *path);
 
-/* shared by the two: running a path's statements as its owner */
+/* copy.c */
+extern bool ib_path_can_copy(IbPath *path, IbPath *sibling);
+extern bool ib_path_copy(IbPath *path, IbPath *sibling);
+
+/* shared by them: running a path's statements as its owner */
 typedef struct OwnerScope
 {
 	Oid			save_userid;
@@ -117,6 +128,8 @@ typedef struct OwnerScope
 
 extern void ib_apply_settings(List *settings);
 extern bool ib_lock_sources(IbPath *path, bool with_source);
+extern Oid	ib_relation_owner(Oid relid);
+extern void ib_enter_role(Oid role, List *settings, OwnerScope *scope);
 extern void ib_enter_owner(IbPath *path, OwnerScope *scope);
 extern void ib_leave_owner(OwnerScope *scope);
 extern void ib_add_groups_without_rows(IbPath *path);

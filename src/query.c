@@ -586,7 +586,8 @@ ib_query_ungrouped(PipelineQuery *pq)
 /*
  * The rows that enter the aggregation: the keys by their names, the arguments
  * of the aggregates, their filters.  With stand-ins, at least one of them
- * weighted, the rows come from a batch: then also the weight, times a sign.
+ * weighted, the rows come from a batch: then also the weight, times a sign,
+ * and the event time if windows close.
  */
 char *
 ib_query_rows_of(PipelineQuery *pq, List *stand_ins, int sign)
@@ -633,6 +634,12 @@ ib_query_rows_of(PipelineQuery *pq, List *stand_ins, int sign)
 												  TIDOID, -1, InvalidOid, 0), INPUT_ROW),
 				   INPUT_ROW);
 	}
+	if (from_batch && pq->event_time != InvalidAttrNumber)
+		add_target(query, ib_query_expose(pq, query, (Expr *)
+										  makeVar(pq->source_index, pq->event_time,
+												  get_atttype(pq->source, pq->event_time),
+												  -1, InvalidOid, 0), INPUT_EVENT_TIME),
+				   INPUT_EVENT_TIME);
 	if (from_batch)
 		read_stand_ins(pq, query, stand_ins, sign);
 	return pg_get_querydef(query, false);

@@ -45,6 +45,7 @@
 #define INPUT_FILTER "incbatch_filter_"
 #define INPUT_WEIGHT "incbatch_w"
 #define INPUT_TIME "incbatch_time_"
+#define INPUT_EVENT_TIME "incbatch_event_time"
 #define INPUT_TABLE "incbatch_table"
 #define INPUT_ROW "incbatch_place"
 
@@ -164,6 +165,7 @@ typedef struct PipelineQuery
 	bool		in_order;		/* reading the rows in the order of the table */
 	List	   *lookups;		/* of TrackedLookup */
 	Bitmapset  *changed;		/* those of them whose changes are in the batch */
+	AttrNumber	event_time;		/* which a batch's rows show, if windows close */
 } PipelineQuery;
 
 #define ROW_COUNT_COLUMN "row_count"
@@ -205,11 +207,16 @@ extern void ib_refuse_clause(const char *what, const char *detail,
 extern void ib_check_clauses(Query *query);
 extern List *ib_check_everything(PipelineQuery *pq);
 
+/* query_order.c */
+extern void ib_check_windows(Query *query);
+extern void ib_check_lookup_order(Query *query, bool exists);
+
 /* meaning.c */
 extern int64 ib_query_meaning(Query *query, int64 before);
 
 /* aggregate.c */
 extern void ib_aggregate_add(PipelineQuery *pq, Aggref *aggref);
+extern void ib_aggregate_check(Aggref *aggref);
 
 /* delta.c */
 extern char *ib_delta_state_definition(PipelineQuery *pq, const char *state_table);
@@ -234,6 +241,7 @@ extern char *ib_recompute_remove(PipelineQuery *pq, const char *state_table,
 
 /* tumble.c */
 extern bool ib_is_window_function(Oid funcid);
+extern void ib_check_window_call(FuncExpr *call);
 
 /* watermark.c */
 extern void ib_watermark_find_windows(PipelineQuery *pq);

@@ -4,7 +4,8 @@
  *
  * Three kinds are refused: what depends on more than the rows (the time, the
  * session, chance); what reads the source a second time, so that a change
- * would have to be joined with itself; and results that ties leave open.
+ * would have to be joined with itself; and results that ties leave open
+ * (query_order.c).
  *
  * What looks at the whole tree looks into subqueries, WITH queries and the
  * views that the query reads, too.
@@ -66,71 +67,6 @@ ib_refuse_clause(const char *what, const char *detail, const char *hint)
  * ----------------------------------------------------------------
  */
 
-/* Do a window's PARTITION BY and ORDER BY tell all groups apart? */
-static bool
-orders_groups(Query *query, WindowClause *window)
-{
-	List	   *clauses = list_concat_copy(window->partitionClause, window->orderClause);
-	ListCell   *lc;
-	ListCell   *lk;
-
-	if (query->groupingSets)
-		return false;			/* rows of two sets can have the same keys */
-	foreach(lc, query->groupClause)
-	{
-		Node	   *key = get_sortgroupclause_expr(lfirst(lc), query->targetList);
-
-		foreach(lk, clauses)
-		{
-			if (equal(key, get_sortgroupclause_expr(lfirst(lk), query->targetList)))
-				break;
-		}
-		if (lk == NULL)
-			return false;
-	}
-	return true;
-}
-
-/*
- * Window functions are computed over the groups, when the pipeline is queried.
- * Groups that are equal in the window's order come in any order; some functions
- * give the same result to all of them.
- */
-static bool
-refuse_open_windows(Node *node, Query *query)
-{
-	static const Oid tie_proof[] = {F_RANK_, F_DENSE_RANK_, F_PERCENT_RANK_, F_CUME_DIST_};
-	static const char *const tie_proof_aggregates[] = {
-		"avg", "bool_and", "bool_or", "count", "every", "max", "min", "sum"
-	};
-	WindowFunc *func = (WindowFunc *) node;
-	WindowClause *window;
-	bool		proof = false;
-
-	if (node == NULL || IsA(node, Query))
-		return false;
-	if (!IsA(node, WindowFunc))
-		return expression_tree_walker(node, refuse_open_windows, query);
-
-	window = list_nth_node(WindowClause, query->windowClause, func->winref - 1);
-	for (int i = 0; i < lengthof(tie_proof); i++)
-		proof |= func->winfnoid == tie_proof[i];
-	if ((window->frameOptions & (FRAMEOPTION_ROWS | FRAMEOPTION_EXCLUSION)) == 0 &&
-		get_func_namespace(func->winfnoid) == PG_CATALOG_NAMESPACE)
-	{
-		for (int i = 0; i < lengthof(tie_proof_aggregates); i++)
-			proof |= strcmp(get_func_name(func->winfnoid), tie_proof_aggregates[i]) == 0;
-	}
-	if (!proof && !orders_groups(query, window))
-		ereport(ERROR,
-				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				errmsg("a pipeline's query cannot call window function %s in this order",
-					   format_procedure(func->winfnoid)),
-				errdetail("Groups that are equal in PARTITION BY and ORDER BY come in any order, and so its result for them is left open."),
-				errhint("Add all columns of GROUP BY to the window's ORDER BY."));
-	return false;
-}
-
 void
 ib_check_clauses(Query *query)
 {
@@ -158,8 +94,7 @@ ib_check_clauses(Query *query)
 		ib_refuse_clause("window functions over rows that are not grouped",
 						 "A new row can change the result of every other row.",
 						 "Group the rows, or use window functions in a query on the pipeline's relation.");
-	if (query->hasWindowFuncs)
-		(void) refuse_open_windows((Node *) query->targetList, query);
+	ib_check_windows(query);
 	if (query->limitOffset ||
 		(query->limitCount && query->limitOption != LIMIT_OPTION_WITH_TIES))
 		ib_refuse_clause("LIMIT or OFFSET",
@@ -224,8 +159,11 @@ refuse_changing_expression(Node *node, CheckContext *context)
 						 "Filter by time or by session in the query on the pipeline's relation instead.");
 	if (IsA(node, NextValueExpr))
 		ib_refuse_clause("nextval", "Its value differs at each call.", "Leave it out.");
-	/* the transition functions are the aggregate table's business */
-	if (!IsA(node, Aggref))
+	if (IsA(node, FuncExpr) && ib_is_window_function(((FuncExpr *) node)->funcid))
+		ib_check_window_call((FuncExpr *) node);
+	if (IsA(node, Aggref))
+		ib_aggregate_check((Aggref *) node);
+	else
 		(void) check_functions_in_node(node, refuse_changing_function, context);
 }
 
@@ -299,14 +237,8 @@ check_query(Query *query, CheckContext *context)
 	if (query->rowMarks)
 		ib_refuse_clause("FOR UPDATE or FOR SHARE", "A pipeline locks no rows.",
 						 "Leave the locking clause out.");
-	if ((query->limitCount || query->limitOffset) && query->sortClause == NIL && !exists)
-		ib_refuse_clause("LIMIT or OFFSET without ORDER BY",
-						 "Which rows of the lookup it takes is left open.",
-						 "Add ORDER BY to the subquery.");
-	if (query->hasDistinctOn && query->sortClause == NIL)
-		ib_refuse_clause("DISTINCT ON without ORDER BY",
-						 "Which rows of the lookup it takes is left open.",
-						 "Add ORDER BY to the subquery.");
+	if (query != context->pq->query)
+		ib_check_lookup_order(query, exists);
 	(void) query_tree_walker(query, check_tree, context, QTW_EXAMINE_RTES_BEFORE);
 }
 

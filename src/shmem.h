@@ -29,6 +29,7 @@ typedef enum Activity
 	ACTIVITY_PREPARING,
 	ACTIVITY_FOLDING,
 	ACTIVITY_BACKFILLING,
+	ACTIVITY_COPYING,
 	ACTIVITY_CATALOG,
 	ACTIVITY_CREATING_SLOT
 } Activity;
@@ -76,7 +77,7 @@ typedef struct DatabaseEntry
 	pg_atomic_uint64 heartbeat; /* it was seen to run */
 	pg_atomic_uint64 rows_decoded;
 	pg_atomic_uint32 activity;	/* Activity */
-	pg_atomic_uint32 activity_path; /* of folding and backfilling */
+	pg_atomic_uint32 activity_path; /* where it is one path's */
 	pg_atomic_uint64 activity_since;
 } DatabaseEntry;
 

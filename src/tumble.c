@@ -21,11 +21,14 @@
 #include "incbatch.h"
 
 #include "catalog/namespace.h"
+#include "catalog/pg_type.h"
 #include "datatype/timestamp.h"
 #include "common/int.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
 #include "pgtime.h"
 #include "utils/date.h"
 #include "utils/datetime.h"
@@ -196,6 +199,14 @@ window_begin(int64 number, WindowSize size, Timestamp origin)
 	return later(origin, size.kind, distance);
 }
 
+static void
+refuse_infinite_origin(void)
+{
+	ereport(ERROR,
+			errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			errmsg("the origin of windows must be finite"));
+}
+
 /* The origin, given as argument number arg, or the default one. */
 static Timestamp
 window_origin(FunctionCallInfo fcinfo, int arg, WindowSize size)
@@ -206,9 +217,7 @@ window_origin(FunctionCallInfo fcinfo, int arg, WindowSize size)
 		return size.kind == SIZE_MONTHS ? FIRST_MONTH : FIRST_MONDAY;
 	origin = PG_GETARG_TIMESTAMP(arg);
 	if (TIMESTAMP_NOT_FINITE(origin))
-		ereport(ERROR,
-				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				errmsg("the origin of windows must be finite"));
+		refuse_infinite_origin();
 	return origin;
 }
 
@@ -326,9 +335,7 @@ static Timestamp
 date_origin(FunctionCallInfo fcinfo, int arg, WindowSize size)
 {
 	if (!PG_ARGISNULL(arg) && DATE_NOT_FINITE(PG_GETARG_DATEADT(arg)))
-		ereport(ERROR,
-				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				errmsg("the origin of windows must be finite"));
+		refuse_infinite_origin();
 	if (PG_ARGISNULL(arg))
 		return size.kind == SIZE_MONTHS ? FIRST_MONTH : FIRST_MONDAY;
 	return date_time(PG_GETARG_DATEADT(arg));
@@ -363,6 +370,7 @@ check_slide(WindowSize size, WindowSize slide)
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				errmsg("size and slide of windows must be of one kind"),
+				errdetail("Months and days have no fixed length."),
 				errhint("Use months for both, or days, or hours and smaller units."));
 	if (slide.length > size.length)
 		ereport(ERROR,
@@ -481,4 +489,66 @@ ib_hop_date(PG_FUNCTION_ARGS)
 		put_windows(fcinfo, date_time(PG_GETARG_DATEADT(0)), size, slide,
 					date_origin(fcinfo, 3, slide), date_datum);
 	return (Datum) 0;
+}
+
+/* ----------------------------------------------------------------
+ *		Calls in a query
+ * ----------------------------------------------------------------
+ */
+
+/* An argument of a call, if it is a constant other than NULL. */
+static Const *
+constant(List *args, int n)
+{
+	Const	   *arg = n < list_length(args) ? list_nth(args, n) : NULL;
+
+	return arg != NULL && IsA(arg, Const) && !arg->constisnull ? arg : NULL;
+}
+
+/* An origin as the functions above would take it, in local time. */
+static Timestamp
+constant_origin(Const *origin)
+{
+	Timestamp	time = origin->consttype == DATEOID ?
+		date_time(DatumGetDateADT(origin->constvalue)) : DatumGetTimestamp(origin->constvalue);
+
+	if (TIMESTAMP_NOT_FINITE(time))
+		refuse_infinite_origin();
+	return origin->consttype == TIMESTAMPTZOID ? local_time(time) : time;
+}
+
+/*
+ * What is constant in a call of tumble or hop is checked before there is a
+ * row: so a query that would fail at the first one is refused.
+ */
+void
+ib_check_window_call(FuncExpr *call)
+{
+	WindowSize	(*read_size) (const Interval *, const char *) = window_size;
+	WindowSize	size;
+	WindowSize	slide;
+	Const	   *arg;
+	int			origin = call->funcretset ? 3 : 2;
+
+	/* arguments in their order, whatever they were given by */
+	call = (FuncExpr *) eval_const_expressions(NULL, (Node *) call);
+	if (!IsA(call, FuncExpr) || (arg = constant(call->args, 1)) == NULL)
+		return;
+	if (exprType(linitial(call->args)) == DATEOID)
+		read_size = date_window_size;
+	size = slide = read_size(DatumGetIntervalP(arg->constvalue), "size");
+	if (call->funcretset)
+	{
+		if ((arg = constant(call->args, 2)) == NULL)
+			return;
+		slide = read_size(DatumGetIntervalP(arg->constvalue), "slide");
+		check_slide(size, slide);
+	}
+	if ((arg = constant(call->args, origin)) != NULL)
+	{
+		Timestamp	time = constant_origin(arg);
+
+		if (slide.kind == SIZE_MONTHS)
+			check_origin_of_months(time);
+	}
 }

@@ -245,22 +245,44 @@ ib_watermark_windows(PipelineQuery *pq, AttrNumber event_time)
 	return result;
 }
 
+/* Is every row of the result in each of the windows, whatever its set? */
+static bool
+in_every_set(PipelineQuery *pq, List *windows)
+{
+	ListCell   *ls;
+	ListCell   *lw;
+
+	foreach(ls, pq->sets)
+	{
+		foreach(lw, windows)
+		{
+			if (!list_member_ptr(((GroupingSetRows *) lfirst(ls))->keys,
+								 ((WindowKey *) lfirst(lw))->key))
+				return false;
+		}
+	}
+	return true;
+}
+
 /* Windows can only close if there are some, and every row is in one. */
 void
 ib_watermark_check(PipelineQuery *pq, AttrNumber event_time)
 {
-	if (ib_watermark_windows(pq, event_time) == NIL)
+	List	   *windows = ib_watermark_windows(pq, event_time);
+
+	if (windows == NIL)
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				errmsg("lateness needs a window of event time"),
 				errdetail("No column of the result is a window that the query groups by, so there is nothing to close."),
 				errhint("Group by date_trunc, date_bin, incbatch.tumble or incbatch.hop of the event time column, and select it. Below an hour, the column must not be converted to another time zone."));
-	if (pq->query->groupingSets)
+	if (!in_every_set(pq, windows))
 		ereport(ERROR,
 				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				errmsg("lateness is not supported with GROUPING SETS, ROLLUP or CUBE"),
-				errdetail("Totals over all windows would never close."),
-				errhint("Group by the window alone, and sum over the pipeline's relation."));
+				errmsg("lateness needs the window in every grouping set"),
+				errdetail("Totals over all windows would never close, and a change can be late for one window and not for another."),
+				errhint("Group by the window beside the sets, as in GROUP BY %s, ROLLUP (…), and sum over the pipeline's relation.",
+						quote_identifier(((WindowKey *) linitial(windows))->output)));
 	if (pq->query->hasWindowFuncs || pq->query->limitCount)
 		ereport(ERROR,
 				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -379,8 +401,9 @@ ib_watermark_from_timestamp(Oid type, const char *value)
 		psprintf("(%s)::%s", value, ib_query_type(type, -1, InvalidOid));
 }
 
-static Datum
-time_datum(Oid type, Timestamp time)
+/* A time as a value of the event time's type. */
+Datum
+ib_watermark_time_datum(Oid type, Timestamp time)
 {
 	return type == DATEOID ?
 		DirectFunctionCall1(timestamp_date, TimestampGetDatum(time)) : TimestampGetDatum(time);
@@ -399,7 +422,7 @@ ib_watermark_offer_times(const char *relation, Oid type, const char *const *name
 	for (int i = 0; i < n; i++)
 	{
 		TupleDescInitEntry(desc, i + 1, names[i], type, -1, 0);
-		values[i] = time_datum(type, times[i]);
+		values[i] = ib_watermark_time_datum(type, times[i]);
 	}
 	tuplestore_putvalues(store, desc, values, nulls);
 	ib_offer_relation(relation, InvalidOid, desc, store, 1);
@@ -425,10 +448,9 @@ batch_columns_list(PipelineQuery *pq, const char *qualifier)
 }
 
 /*
- * The late changes of a batch, with their number in it, among those whose event
- * time lies before the watermark, as that of a late one must.  Rows of the query
- * know the change that they come from by the batch's last column, where the
- * number stands in for the weight.
+ * The late changes of a batch, with their number in it, among the candidates.
+ * Rows of the query know the change that they come from by the batch's last
+ * column, where the number stands in for the weight.
  */
 static char *
 late_rows(PipelineQuery *pq, const char *event_time, const char *past,
@@ -438,14 +460,13 @@ late_rows(PipelineQuery *pq, const char *event_time, const char *past,
 		psprintf("(SELECT pg_catalog.to_jsonb(r) FROM (SELECT %s) r)",
 				 batch_columns_list(pq, "b."));
 
-	return psprintf("WITH " BATCH_RELATION " AS MATERIALIZED (SELECT * FROM (SELECT %s, coalesce(" BATCH_WEIGHT ", 1) AS " LATE_SIGN
-					", row_number() OVER () AS " BATCH_WEIGHT " FROM " BATCH_RELATION ") n"
-					" WHERE %s < (SELECT " CLOSED " FROM " WATERMARK_RELATION ")),"
+	return psprintf("WITH " BATCH_RELATION " AS MATERIALIZED (SELECT %s, coalesce(" BATCH_WEIGHT ", 1) AS " LATE_SIGN
+					", " CANDIDATE_NUMBER " AS " BATCH_WEIGHT " FROM " CANDIDATES_RELATION "),"
 					" late AS (SELECT DISTINCT t." INPUT_WEIGHT " AS number FROM (%s) t WHERE %s)"
 					" SELECT b." BATCH_WEIGHT ", b.%s::pg_catalog.timestamptz,"
 					" CASE WHEN b." LATE_SIGN " > 0 THEN 'insert' ELSE 'delete' END, %s"
 					" FROM " BATCH_RELATION " b WHERE b." BATCH_WEIGHT " IN (SELECT number FROM late) ORDER BY 1",
-					batch_columns_list(pq, ""), event_time,
+					batch_columns_list(pq, ""),
 					ib_query_rows_text(pq, true, batch_columns), past, event_time, row);
 }
 
@@ -460,20 +481,9 @@ windows_of(WindowKey *window, const char *relation, const char *condition)
 }
 
 /*
- * What event times a batch has: the largest that drives the watermark, how
- * many are too far ahead for that, how many rows may be late.
+ * What event times the source has: the largest that drives the watermark, and
+ * how many are too far ahead for that.  An index on the event time serves it.
  */
-static char *
-survey(Oid type, const char *event_time)
-{
-	return psprintf("SELECT %1$s, pg_catalog.count(*) FILTER (WHERE %2$s > (SELECT " AHEAD " FROM " WATERMARK_RELATION ") AND coalesce(" BATCH_WEIGHT ", 1) > 0),"
-					" pg_catalog.count(*) FILTER (WHERE %2$s < (SELECT " CLOSED " FROM " WATERMARK_RELATION ")) FROM " BATCH_RELATION,
-					as_timestamp(type, psprintf("pg_catalog.max(%1$s) FILTER (WHERE %1$s <= (SELECT " AHEAD " FROM " WATERMARK_RELATION ") AND coalesce(" BATCH_WEIGHT ", 1) > 0)",
-												event_time)),
-					event_time);
-}
-
-/* The same of the source, in a form that an index on the event time serves. */
 static char *
 survey_source(PipelineQuery *pq, Oid type, const char *event_time)
 {
@@ -515,26 +525,27 @@ ib_watermark_statements(IbPath *path, PipelineQuery *pq, const char *state_table
 	char	   *rows;
 
 	ib_watermark_check(pq, column);
+	pq->event_time = column;
 	first = linitial(ib_watermark_windows(pq, column));
 	event_time = quote_identifier(get_attname(pq->source, column, false));
 	past = ib_watermark_past(pq, column, "t.", false, WATERMARK_RELATION, CLOSED);
 	left_out = ib_watermark_past(pq, column, "t.", false, WATERMARK_RELATION, LEFT_OUT);
 	removed = ib_watermark_past(pq, column, "", false, REMOVAL_RELATION, REMOVED);
-	rows = psprintf("(WITH " BATCH_RELATION " AS (SELECT %s, " BATCH_WEIGHT " FROM " BATCH_RELATION
-					" WHERE %s < (SELECT " CLOSED " FROM " WATERMARK_RELATION ")) %s)",
-					batch_columns_list(pq, ""), event_time,
+	rows = psprintf("(WITH " BATCH_RELATION " AS (SELECT %s, " BATCH_WEIGHT " FROM " CANDIDATES_RELATION ") %s)",
+					batch_columns_list(pq, ""),
 					ib_query_rows_text(pq, true, batch_columns));
 
 	late->type = get_atttype(pq->source, column);
-	late->survey = survey(late->type, event_time);
 	late->survey_source = survey_source(pq, late->type, event_time);
-	left_out = psprintf("%s IS NOT TRUE", left_out);
+	late->truncate = psprintf("DELETE FROM %s t WHERE %s IS NOT TRUE", state_table, left_out);
+	/* few rows have to be asked for their windows */
+	left_out = psprintf("(t." INPUT_EVENT_TIME " < (SELECT " LEFT_OUT " FROM " WATERMARK_RELATION ") AND %s) IS NOT TRUE",
+						left_out);
 	late->touched = ib_delta_touched(pq, batch_columns, left_out);
 	late->transform_plus = ib_delta_transform(pq, batch_columns, false, left_out);
 	late->transform_mixed = ib_delta_transform(pq, batch_columns, true, left_out);
 	late->rows = late_rows(pq, event_time, past, batch_columns, path->row->late_policy);
 	late->windows = windows_of(first, rows, past);
-	late->truncate = psprintf("DELETE FROM %s t WHERE %s", state_table, left_out);
 	late->kept_windows = windows_of(first, state_table, "true");
 
 	late->retain = psprintf("DELETE FROM %s WHERE (%s) AND %s", state_table,

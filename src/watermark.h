@@ -8,7 +8,14 @@
 #include "path.h"
 #include "query.h"
 
-/* Relations that the statements read; each has one row. */
+/*
+ * The changes of a batch whose event time lies before the watermark, as that of
+ * a late one must, with their number in the batch.
+ */
+#define CANDIDATES_RELATION "incbatch_candidates"
+#define CANDIDATE_NUMBER "incbatch_number"
+
+/* Other relations that the statements read; each has one row. */
 #define WATERMARK_RELATION "incbatch_watermark"
 #define REMOVAL_RELATION "incbatch_removal"
 
@@ -37,7 +44,6 @@ typedef struct Watermark
 typedef struct LateStatements
 {
 	Oid			type;			/* of the event time */
-	char	   *survey;			/* of a batch */
 	char	   *survey_source;
 	char	   *touched;		/* of the changes that are not kept out */
 	char	   *transform_plus;
@@ -55,6 +61,7 @@ typedef struct LateRun
 {
 	Watermark	mark;
 	bool		anew;			/* a backfill: forget what was late */
+	Timestamp	ahead;			/* no later event time drives the watermark */
 	int64		rows_late;
 	int64		rows_ahead;
 	TimestampTz used;			/* the watermark that late changes missed */
@@ -66,6 +73,7 @@ typedef struct LateRun
 extern LateStatements *ib_watermark_statements(IbPath *path, PipelineQuery *pq,
 											   const char *state_table,
 											   int batch_columns);
+extern Datum ib_watermark_time_datum(Oid type, Timestamp time);
 extern void ib_watermark_offer_times(const char *relation, Oid type,
 									 const char *const *names,
 									 const Timestamp *times, int n);

@@ -52,6 +52,8 @@
 #define POLL_USECS (1000 * 1000)
 /* Look again this soon when a lock was in the way. */
 #define RETRY_USECS (100 * 1000)
+/* So often a copy waits for what the sibling held back. */
+#define COPY_TRIES 10
 /* A path without changes stores its frontier when this much WAL passed. */
 #define QUIET_WAL_BYTES (1024 * 1024)
 
@@ -239,6 +241,18 @@ copy_row(IbPath *path, const PathRow *row)
 	MemoryContextSwitchTo(old);
 }
 
+/*
+ * A path that another worker ran keeps its schedule: what it contains says when
+ * its last run began.
+ */
+static int64
+last_run(const PathRow *row)
+{
+	int64		age = GetCurrentTimestamp() - row->frontier.as_of;
+
+	return ib_monotonic_usecs() - Max(age, 0);
+}
+
 /* Are other statements needed, or only another reading of the same? */
 static bool
 closes_otherwise(const PathRow *before, const PathRow *now)
@@ -266,6 +280,8 @@ update_path(PathRow *row)
 		path->stored_lsn = path->confirmable = row->has_frontier ? row->frontier.lsn : 0;
 		path->stored_commit = 0;
 		path->retry_at = 0;
+		if (row->has_frontier && path->ran_at == 0)
+			path->ran_at = last_run(row);
 		if (row->has_frontier && row->state == PATH_RUNNING)
 			ib_path_publish(path, row->frontier.lsn, row->frontier.lsn, row->frontier.as_of);
 	}
@@ -446,6 +462,30 @@ start_collecting(IbPath *path)
 }
 
 /*
+ * The sibling that a path which is to be filled begins as a copy of: the
+ * freshest one that runs.  NULL: it is filled from the source.
+ */
+static IbPath *
+sibling_to_copy(const IbPath *path)
+{
+	IbPath	   *best = NULL;
+	ListCell   *lc;
+
+	if (!collects(path->row) || path->row->state == PATH_RUNNING)
+		return NULL;
+	foreach(lc, paths)
+	{
+		IbPath	   *other = lfirst(lc);
+
+		if (other->row->pipeline == path->row->pipeline && other->inputs != NIL &&
+			other->row->state == PATH_RUNNING &&
+			(best == NULL || other->row->trigger_usecs < best->row->trigger_usecs))
+			best = other;
+	}
+	return best;
+}
+
+/*
  * Make every path that collects have its batch.  One that must read WAL which
  * the decoder has passed, or handed out in part, makes it start again from
  * there; the other batches are emptied, for what is in them is decoded again.
@@ -469,7 +509,8 @@ collect(void)
 				start_collecting(path);
 			continue;
 		}
-		start_collecting(path);
+		if (sibling_to_copy(path) == NULL)
+			start_collecting(path);
 		if (path->inputs == NIL)
 			continue;
 		if (!rewind && ((holds_wal(path->row) &&
@@ -684,18 +725,77 @@ run_path(IbPath *path, const char *reason, bool store)
 	ib_inputs_note_stuck(path);
 }
 
+/*
+ * Let a path begin as a copy of a sibling, at the place where the decoder
+ * stands.  If the sibling held back what its snapshot did not see, or there is
+ * a transaction of which a part was read, that place is earlier, and all paths
+ * would have to read again from there: rather wait a little first.
+ */
+static void
+copy_path(IbPath *path, IbPath *sibling)
+{
+	bool		done = false;
+	bool		behind;
+
+	path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
+	if (!ib_path_can_copy(path, sibling))
+		return;
+	run_path(sibling, "copy", true);
+	if (sibling->inputs == NIL || sibling->retry_at > ib_monotonic_usecs())
+		return;
+	behind = sibling->stored_lsn < ib_decode_position() || ib_batches_streaming();
+	if (behind && path->copy_tries++ < COPY_TRIES)
+		return;
+
+	stop_collecting(path);
+	ib_activity(ACTIVITY_COPYING, path->row->path, NULL);
+	PG_TRY();
+	{
+		done = ib_path_copy(path, sibling);
+	}
+	PG_CATCH();
+	{
+		fail_path(path, true, NULL, 0);
+	}
+	PG_END_TRY();
+	if (!done)
+		return;
+	path->retry_at = 0;
+	path->copy_tries = 0;
+	if (!behind)
+		start_collecting(path);
+}
+
+/*
+ * How often a path runs: less than its trigger interval, if runs are so slow
+ * that a consumer would see staler rows than it accepts.
+ */
+static int64
+effective_trigger(const IbPath *path)
+{
+	int64		trigger = path->row->trigger_usecs;
+
+	if (path->row->freshness_usecs > 0)
+		trigger = Min(trigger, Max(path->row->freshness_usecs - path->run_time, 0));
+	return trigger;
+}
+
 /* Why a path should run now, or NULL; "reached" is the horizon if one was. */
 static const char *
 due(IbPath *path, Horizon reached)
 {
 	int64		now = ib_monotonic_usecs();
 	PathEntry  *shared = path->shared;
-	int64		trigger = path->row->trigger_usecs;
+	int64		trigger = effective_trigger(path);
 	int64		held = ib_decode_position() - path->stored_lsn;
 	bool		has_work = ib_inputs_have_work(path);
 	bool		caught_up = reached.end != InvalidXLogRecPtr;
 
-	if (path->inputs == NIL || now < path->retry_at)
+	if (now < path->retry_at)
+		return NULL;
+	if (sibling_to_copy(path) != NULL)
+		return "copy";
+	if (path->inputs == NIL)
 		return NULL;
 	if (path->row->state != PATH_RUNNING)
 		return "backfill";
@@ -760,7 +860,9 @@ run_due_paths(Horizon now)
 		pg_read_barrier();
 		if (pg_atomic_read_u32(&me->generation) != known_generation)
 			return;
-		if (reason != NULL)
+		if (reason != NULL && strcmp(reason, "copy") == 0)
+			copy_path(path, sibling_to_copy(path));
+		else if (reason != NULL)
 			run_path(path, reason, strcmp(reason, "refresh") == 0 ||
 					 strcmp(reason, "quiet") == 0);
 		if (path->inputs != NIL)
@@ -780,7 +882,7 @@ next_due(bool *wake_on_commit)
 	foreach(lc, paths)
 	{
 		IbPath	   *path = lfirst(lc);
-		int64		trigger = path->row->trigger_usecs;
+		int64		trigger = effective_trigger(path);
 
 		if (!collects(path->row))
 			continue;

@@ -1,0 +1,456 @@
+/*
+ * consumer.c
+ *	  Consumers: named readers of a pipeline, each at the freshness it picked.
+ *
+ * A consumer has a freshness (the staleness it accepts), a trigger interval
+ * (how often its path runs) and a relation of its own, a view.  The functions
+ * here write that down and have the pipeline's paths arranged accordingly
+ * (family.c).  Each is one transaction of the session: nothing waits for the
+ * worker, and ROLLBACK leaves nothing behind.
+ *
+ * A consumer with emit => 'final' sees closed windows only: its view asks
+ * incbatch.closed_before where they end, which reads the watermark of the
+ * consumer's path under the snapshot that the state is read under.
+ */
+#include "incbatch.h"
+
+#include "access/table.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_type.h"
+#include "commands/defrem.h"
+#include "commands/extension.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+#include "utils/varlena.h"
+
+#include "family.h"
+#include "functions.h"
+#include "path.h"
+#include "query.h"
+
+PG_FUNCTION_INFO_V1(ib_create_consumer);
+PG_FUNCTION_INFO_V1(ib_set_tier);
+PG_FUNCTION_INFO_V1(ib_set_freshness);
+PG_FUNCTION_INFO_V1(ib_drop_consumer);
+
+/* How fresh a consumer wants to be. */
+typedef struct Cadence
+{
+	bool		has_tier;
+	int32		tier;
+	Interval	freshness;
+	Interval	trigger;
+} Cadence;
+
+/* ----------------------------------------------------------------
+ *		Freshness and trigger
+ * ----------------------------------------------------------------
+ */
+
+static int64
+interval_usecs(const Interval *interval)
+{
+	return interval->day * USECS_PER_DAY + interval->time;
+}
+
+/* A freshness is a fixed length of time, more than none, up to a year. */
+static void
+check_freshness(const Interval *freshness)
+{
+	if (freshness->month != 0)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("a freshness cannot have months or years"),
+				errhint("Use days, hours, minutes or seconds."));
+	if (freshness->day < 0 || freshness->time < 0 || interval_usecs(freshness) == 0 ||
+		freshness->day > 366 || freshness->time > 366 * USECS_PER_DAY)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("a freshness must be more than 0 and at most 366 days"),
+				errdetail("It is the staleness that the consumer accepts; nothing is fresher than the run that brings it."));
+}
+
+/* The cadence of a tier as the administrator has it now. */
+static void
+read_tier(int32 tier, Cadence *cadence)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(tier)};
+	Oid			save_userid;
+	int			save_context;
+	bool		isnull;
+
+	ib_catalog_become_owner(&save_userid, &save_context);
+	SPI_connect();
+	ib_spi("SELECT freshness, trigger_interval FROM incbatch.tiers WHERE tier OPERATOR(pg_catalog.=) $1",
+		   SPI_OK_SELECT, 1, types, values, NULL);
+	if (SPI_processed == 0)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_OBJECT),
+				errmsg("tier %d does not exist", tier),
+				errhint("TABLE incbatch.tiers lists the tiers."));
+	cadence->has_tier = true;
+	cadence->tier = tier;
+	cadence->freshness = *DatumGetIntervalP(SPI_getbinval(SPI_tuptable->vals[0],
+														  SPI_tuptable->tupdesc, 1, &isnull));
+	cadence->trigger = *DatumGetIntervalP(SPI_getbinval(SPI_tuptable->vals[0],
+														SPI_tuptable->tupdesc, 2, &isnull));
+	SPI_finish();
+	SetUserIdAndSecContext(save_userid, save_context);
+}
+
+/*
+ * Complete what a consumer picked: the trigger that keeps a freshness, or the
+ * freshness that a trigger gives.
+ */
+static void
+find_cadence(const int32 *tier, const Interval *freshness, const Interval *trigger,
+			 Cadence *cadence)
+{
+	memset(cadence, 0, sizeof(*cadence));
+	if (tier == NULL && freshness == NULL && trigger == NULL)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("a consumer needs a tier, a freshness or a trigger interval"),
+				errhint("TABLE incbatch.tiers lists the tiers."));
+	if (tier != NULL && freshness != NULL)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("a tier and a freshness exclude each other"),
+				errdetail("A tier is a named freshness."),
+				errhint("Leave one of the two out."));
+	if (tier != NULL)
+		read_tier(*tier, cadence);
+	if (freshness != NULL)
+	{
+		check_freshness(freshness);
+		cadence->freshness = *freshness;
+		cadence->trigger.time = interval_usecs(freshness) / 5 * 4;
+	}
+	if (trigger != NULL)
+	{
+		ib_check_trigger_interval(unconstify(Interval *, trigger));
+		cadence->trigger = *trigger;
+	}
+	if (tier == NULL && freshness == NULL)
+		cadence->freshness.time = Max(interval_usecs(trigger) / 4 * 5,
+									  interval_usecs(trigger) + USECS_PER_SEC);
+	check_freshness(&cadence->freshness);
+	ib_check_trigger_interval(&cadence->trigger);
+	if (interval_usecs(&cadence->freshness) < interval_usecs(&cadence->trigger))
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("the trigger interval is longer than the freshness"),
+				errdetail("Before each run the consumer would be staler than it accepts."),
+				errhint("Leave the trigger interval out: then it is 4/5 of the freshness."));
+}
+
+/* ----------------------------------------------------------------
+ *		The relation of a consumer
+ * ----------------------------------------------------------------
+ */
+
+/* The name for a consumer's view: as given, or made of the two names. */
+static RangeVar *
+relation_name(FunctionCallInfo fcinfo, int arg, Oid pipeline_relation, const char *consumer)
+{
+	RangeVar   *rv;
+	Oid			namespace;
+	Oid			relation;
+
+	if (!PG_ARGISNULL(arg))
+		rv = makeRangeVarFromNameList(textToQualifiedNameList(PG_GETARG_TEXT_PP(arg)));
+	else
+		rv = makeRangeVar(get_namespace_name(get_rel_namespace(pipeline_relation)),
+						  makeObjectName(get_rel_name(pipeline_relation), consumer, NULL), -1);
+	namespace = RangeVarGetAndCheckCreationNamespace(rv, NoLock, &relation);
+	if (OidIsValid(relation))
+		ereport(ERROR,
+				errcode(ERRCODE_DUPLICATE_TABLE),
+				errmsg("relation \"%s\" already exists", rv->relname),
+				errhint("Name another one by the parameter relation, or drop that one."));
+	if (isAnyTempNamespace(namespace))
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+				errmsg("a consumer's relation cannot be temporary"),
+				errhint("Create it in an ordinary schema."));
+	rv->schemaname = get_namespace_name(namespace);
+	return rv;
+}
+
+/* Read the query of a view in the place of the view. */
+static void
+inline_view(Query *query, Oid view)
+{
+	ListCell   *lc;
+
+	foreach(lc, query->rtable)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+		if (rte->rtekind != RTE_RELATION || rte->relid != view)
+			continue;
+		rte->rtekind = RTE_SUBQUERY;
+		rte->subquery = ib_family_view_query(view);
+		rte->relid = InvalidOid;
+		rte->relkind = '\0';
+		rte->rellockmode = 0;
+		rte->inh = false;
+		ib_forget_permissions(query, rte);
+	}
+}
+
+/*
+ * Create a consumer's view, as the owner of the pipeline.  It shows what the
+ * pipeline's view shows, which it has in itself: from here on each of the two
+ * may read another path.
+ */
+static Oid
+create_relation(RangeVar *name, Oid pipeline_relation, Oid owner)
+{
+	List	   *settings = list_make2("search_path", "pg_catalog, pg_temp");
+	OwnerScope	scope;
+	ObjectAddress view;
+	ObjectAddress other;
+	Query	   *query;
+
+	ib_enter_role(owner, settings, &scope);
+	ib_spi(psprintf("CREATE VIEW %s AS SELECT * FROM %s t",
+					quote_qualified_identifier(name->schemaname, name->relname),
+					ib_query_relation_name(pipeline_relation)),
+		   SPI_OK_UTILITY, 0, NULL, NULL, NULL);
+	ib_leave_owner(&scope);
+
+	ObjectAddressSet(view, RelationRelationId, RangeVarGetRelid(name, NoLock, false));
+	query = ib_family_view_query(view.objectId);
+	inline_view(query, pipeline_relation);
+	ib_family_store_view(view.objectId, query);
+
+	/* DROP EXTENSION, and DROP of the pipeline's view, ask for CASCADE */
+	ObjectAddressSet(other, ExtensionRelationId, get_extension_oid(IB_NAME, false));
+	recordDependencyOn(&view, &other, DEPENDENCY_NORMAL);
+	ObjectAddressSet(other, RelationRelationId, pipeline_relation);
+	recordDependencyOn(&view, &other, DEPENDENCY_NORMAL);
+	return view.objectId;
+}
+
+/* ----------------------------------------------------------------
+ *		The catalog
+ * ----------------------------------------------------------------
+ */
+
+/* What incbatch.consumer has of a consumer, or 0. */
+static int32
+find_consumer(int32 pipeline, text *consumer, Oid *relation)
+{
+	Oid			types[] = {INT4OID, TEXTOID};
+	Datum		values[] = {Int32GetDatum(pipeline), PointerGetDatum(consumer)};
+	Oid			save_userid;
+	int			save_context;
+	int32		id = 0;
+	bool		isnull;
+
+	ib_catalog_become_owner(&save_userid, &save_context);
+	SPI_connect();
+	ib_spi("SELECT id, relation::pg_catalog.oid FROM incbatch.consumer"
+		   " WHERE pipeline OPERATOR(pg_catalog.=) $1 AND consumer OPERATOR(pg_catalog.=) $2",
+		   SPI_OK_SELECT, 2, types, values, NULL);
+	if (SPI_processed == 1)
+	{
+		id = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+		*relation = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0],
+												   SPI_tuptable->tupdesc, 2, &isnull));
+	}
+	SPI_finish();
+	SetUserIdAndSecContext(save_userid, save_context);
+	return id;
+}
+
+static int32
+require_consumer(int32 pipeline, Oid pipeline_relation, text *consumer)
+{
+	Oid			relation;
+	int32		id = find_consumer(pipeline, consumer, &relation);
+
+	if (id == 0)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_OBJECT),
+				errmsg("consumer \"%s\" of pipeline \"%s\" does not exist",
+					   text_to_cstring(consumer), get_rel_name(pipeline_relation)),
+				errhint("TABLE incbatch.consumers lists the consumers."));
+	return id;
+}
+
+/*
+ * Add a consumer that reads, until the family is arranged, what the pipeline's
+ * view reads.
+ */
+static void
+insert_consumer(int32 pipeline, text *consumer, Oid relation, const Cadence *cadence,
+				text *emit)
+{
+	Oid			types[] = {TEXTOID, INT4OID, OIDOID, INT4OID, INTERVALOID, INTERVALOID, TEXTOID};
+	Datum		values[] = {
+		PointerGetDatum(consumer),
+		Int32GetDatum(pipeline),
+		ObjectIdGetDatum(relation),
+		Int32GetDatum(cadence->tier),
+		IntervalPGetDatum(&cadence->freshness),
+		IntervalPGetDatum(&cadence->trigger),
+		PointerGetDatum(emit),
+	};
+	char		nulls[] = "       ";
+
+	if (!cadence->has_tier)
+		nulls[3] = 'n';
+	ib_change_catalog("INSERT INTO incbatch.consumer (consumer, pipeline, path, relation, tier,"
+					  " freshness, trigger_interval, emit)"
+					  " SELECT $1, $2, a.id, $3, $4, $5, $6, $7 FROM incbatch.path a"
+					  " WHERE a.pipeline OPERATOR(pg_catalog.=) $2 ORDER BY a.trigger_interval, a.id LIMIT 1",
+					  SPI_OK_INSERT, lengthof(types), types, values, nulls);
+}
+
+static void
+change_cadence(FunctionCallInfo fcinfo, const Cadence *cadence)
+{
+	Oid			relation;
+	int32		pipeline = ib_family_lock(PG_GETARG_TEXT_PP(1), &relation);
+	Oid			types[] = {INT4OID, INT4OID, INTERVALOID, INTERVALOID};
+	Datum		values[] = {
+		Int32GetDatum(require_consumer(pipeline, relation, PG_GETARG_TEXT_PP(0))),
+		Int32GetDatum(cadence->tier),
+		IntervalPGetDatum(&cadence->freshness),
+		IntervalPGetDatum(&cadence->trigger),
+	};
+	char		nulls[] = "    ";
+
+	if (!cadence->has_tier)
+		nulls[1] = 'n';
+	ib_change_catalog("UPDATE incbatch.consumer SET tier = $2, freshness = $3, trigger_interval = $4"
+					  " WHERE id OPERATOR(pg_catalog.=) $1",
+					  SPI_OK_UPDATE, lengthof(types), types, values, nulls);
+	ib_family_arrange(pipeline, relation, NIL);
+}
+
+/* ----------------------------------------------------------------
+ *		The SQL functions
+ * ----------------------------------------------------------------
+ */
+
+static void
+check_names(FunctionCallInfo fcinfo)
+{
+	ib_refuse_null(fcinfo, 0, "consumer");
+	ib_refuse_null(fcinfo, 1, "pipeline");
+	ib_shmem_require();
+}
+
+/*
+ * incbatch.create_consumer: see sql/incbatch--1.0.sql.
+ */
+Datum
+ib_create_consumer(PG_FUNCTION_ARGS)
+{
+	enum
+	{
+		CONSUMER, PIPELINE, TIER, FRESHNESS, TRIGGER, EMIT, RELATION
+	};
+	Oid			pipeline_relation;
+	Oid			relation;
+	int32		pipeline;
+	int32		tier = PG_ARGISNULL(TIER) ? 0 : PG_GETARG_INT32(TIER);
+	Cadence		cadence;
+	char	   *name;
+	RangeVar   *rv;
+
+	check_names(fcinfo);
+	ib_refuse_null(fcinfo, EMIT, "emit");
+	find_cadence(PG_ARGISNULL(TIER) ? NULL : &tier,
+				 PG_ARGISNULL(FRESHNESS) ? NULL : PG_GETARG_INTERVAL_P(FRESHNESS),
+				 PG_ARGISNULL(TRIGGER) ? NULL : PG_GETARG_INTERVAL_P(TRIGGER), &cadence);
+	name = text_to_cstring(PG_GETARG_TEXT_PP(CONSUMER));
+	if (*name == '\0')
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("a consumer's name must not be empty"));
+	if (strcmp(text_to_cstring(PG_GETARG_TEXT_PP(EMIT)), "update") != 0)
+		ib_refuse_parameter("emit", "'update'");
+
+	pipeline = ib_family_lock(PG_GETARG_TEXT_PP(PIPELINE), &pipeline_relation);
+	if (find_consumer(pipeline, PG_GETARG_TEXT_PP(CONSUMER), &relation) != 0)
+		ereport(ERROR,
+				errcode(ERRCODE_DUPLICATE_OBJECT),
+				errmsg("consumer \"%s\" of pipeline \"%s\" already exists",
+					   name, get_rel_name(pipeline_relation)),
+				errhint("incbatch.set_tier and incbatch.set_freshness change it."));
+	rv = relation_name(fcinfo, RELATION, pipeline_relation, name);
+	relation = create_relation(rv, pipeline_relation, ib_relation_owner(pipeline_relation));
+	insert_consumer(pipeline, PG_GETARG_TEXT_PP(CONSUMER), relation, &cadence,
+					PG_GETARG_TEXT_PP(EMIT));
+	ib_family_arrange(pipeline, pipeline_relation, NIL);
+	PG_RETURN_OID(relation);
+}
+
+Datum
+ib_set_tier(PG_FUNCTION_ARGS)
+{
+	Cadence		cadence;
+	int32		tier;
+
+	check_names(fcinfo);
+	ib_refuse_null(fcinfo, 2, "tier");
+	tier = PG_GETARG_INT32(2);
+	find_cadence(&tier, NULL, NULL, &cadence);
+	change_cadence(fcinfo, &cadence);
+	PG_RETURN_VOID();
+}
+
+Datum
+ib_set_freshness(PG_FUNCTION_ARGS)
+{
+	Cadence		cadence;
+
+	check_names(fcinfo);
+	ib_refuse_null(fcinfo, 2, "freshness");
+	find_cadence(NULL, PG_GETARG_INTERVAL_P(2), NULL, &cadence);
+	change_cadence(fcinfo, &cadence);
+	PG_RETURN_VOID();
+}
+
+Datum
+ib_drop_consumer(PG_FUNCTION_ARGS)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[1];
+	Oid			pipeline_relation;
+	Oid			relation;
+	int32		pipeline;
+	int32		consumer;
+
+	check_names(fcinfo);
+	pipeline = ib_family_lock(PG_GETARG_TEXT_PP(1), &pipeline_relation);
+	consumer = find_consumer(pipeline, PG_GETARG_TEXT_PP(0), &relation);
+	if (consumer == 0 && !PG_ARGISNULL(2) && PG_GETARG_BOOL(2))
+	{
+		ereport(NOTICE,
+				errmsg("consumer \"%s\" of pipeline \"%s\" does not exist, skipping",
+					   text_to_cstring(PG_GETARG_TEXT_PP(0)), get_rel_name(pipeline_relation)));
+		PG_RETURN_BOOL(false);
+	}
+	values[0] = Int32GetDatum(require_consumer(pipeline, pipeline_relation, PG_GETARG_TEXT_PP(0)));
+	LockRelationOid(relation, AccessExclusiveLock);
+	ib_change_catalog("DELETE FROM incbatch.consumer WHERE id OPERATOR(pg_catalog.=) $1",
+					  SPI_OK_DELETE, 1, types, values, NULL);
+	ib_family_arrange(pipeline, pipeline_relation, list_make1_oid(relation));
+	PG_RETURN_BOOL(true);
+}

@@ -1,0 +1,105 @@
+/*
+ * copy.c
+ *	  A path begins as a copy of a sibling.
+ *
+ * Paths of one pipeline hold the same at the same frontier.  So a path that is
+ * to be filled takes over the rows of a sibling that runs, and its frontier,
+ * watermark and late rows, instead of reading the source.  The worker runs the
+ * sibling right before, so that the frontier is where the decoder stands: both
+ * go on from there, and nothing is read twice.
+ *
+ * One transaction; readers see the rows that the path had until it commits.  A
+ * crash before that leaves the path initializing, and it is copied again.
+ */
+#include "incbatch.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "executor/spi.h"
+#include "storage/lmgr.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "family.h"
+#include "path.h"
+#include "query.h"
+
+static bool
+lock_state(Oid table, LOCKMODE mode)
+{
+	return ConditionalLockRelationOid(table, mode) &&
+		SearchSysCacheExists1(RELOID, ObjectIdGetDatum(table));
+}
+
+/* Lock both tables for this transaction, unless somebody else has one locked. */
+static bool
+lock_both(IbPath *path, IbPath *sibling)
+{
+	return lock_state(path->row->state_table, RowExclusiveLock) &&
+		lock_state(sibling->row->state_table, AccessShareLock);
+}
+
+/* Whether a copy could be made now: if not, the sibling need not run for it. */
+bool
+ib_path_can_copy(IbPath *path, IbPath *sibling)
+{
+	bool		can;
+
+	StartTransactionCommand();
+	can = lock_both(path, sibling);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(TopMemoryContext);
+	return can;
+}
+
+/* The frontier that the path has now is stored; remember it. */
+static void
+take_frontier(IbPath *path)
+{
+	MemoryContext old = MemoryContextSwitchTo(path->context);
+
+	path->row->has_frontier = ib_catalog_fetch_frontier(path->row->path, &path->row->frontier);
+	MemoryContextSwitchTo(old);
+	if (!path->row->has_frontier)
+		elog(ERROR, "a sibling that runs has no frontier");
+}
+
+/*
+ * Copy a sibling that has just run.  False: not now, a table is locked.  The
+ * path does not collect; it has the sibling's frontier then.
+ */
+bool
+ib_path_copy(IbPath *path, IbPath *sibling)
+{
+	OwnerScope	scope;
+
+	StartTransactionCommand();
+	if (!lock_both(path, sibling))
+	{
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(TopMemoryContext);
+		return false;
+	}
+	PushActiveSnapshot(GetTransactionSnapshot());
+	ib_enter_owner(path, &scope);
+	ib_run_statement(psprintf("DELETE FROM %s", ib_query_relation_name(path->row->state_table)),
+					 SPI_OK_DELETE, NULL);
+	ib_family_copy_rows(sibling->row->state_table, path->row->state_table, GetActiveSnapshot());
+	ib_leave_owner(&scope);
+	ib_catalog_copy_path(sibling->row->path, path->row->path, GetActiveSnapshot());
+	ib_catalog_set_state(path->row->path, PATH_RUNNING, NULL);
+	take_frontier(path);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(TopMemoryContext);
+
+	path->row->state = PATH_RUNNING;
+	path->stored_lsn = path->confirmable = path->row->frontier.lsn;
+	path->stored_commit = XactLastCommitEnd;
+	path->ran_at = sibling->ran_at;
+	ib_path_publish(path, pg_atomic_read_u64(&sibling->shared->frontier_lsn),
+					pg_atomic_read_u64(&sibling->shared->decoded_lsn),
+					pg_atomic_read_u64(&sibling->shared->as_of));
+	return true;
+}
