@@ -625,6 +625,8 @@ SELECT consumer, pipeline, tier, freshness, trigger_interval, as_of, staleness,
        CASE WHEN status = 'fresh' THEN NULL
             WHEN status = 'failed' THEN coalesce(last_error, 'this database is a copy; run incbatch.rebuild_pipeline')
             WHEN status = 'paused' THEN 'run incbatch.resume_pipeline'
+            WHEN worker = 'absent' THEN 'no worker runs; incbatch.workers says why'
+            WHEN worker = 'stopped' THEN 'the worker does not respond'
             WHEN locked IS NOT NULL
             THEN pg_catalog.format('%s is locked%s', locked::regclass,
                      (SELECT ' by process ' || pg_catalog.string_agg(DISTINCT l.pid::text, ', ')
@@ -633,8 +635,6 @@ SELECT consumer, pipeline, tier, freshness, trigger_interval, as_of, staleness,
                         AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
                                           WHERE d.datname = pg_catalog.current_database())
                         AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock')))
-            WHEN worker = 'absent' THEN 'no worker runs; incbatch.workers says why'
-            WHEN worker = 'stopped' THEN 'the worker does not respond'
             WHEN worker = 'blocked' THEN 'the worker waits for a lock, ' || worker_activity
             WHEN worker = 'starting' THEN 'the worker starts'
             ELSE 'the worker is ' || worker_activity END AS reason,

@@ -72,6 +72,13 @@ ib_activity_init(DatabaseEntry *entry)
 	ib_heartbeat();
 }
 
+/* Whether there is nothing that the worker could do. */
+bool
+ib_activity_waits(Activity activity)
+{
+	return activity == ACTIVITY_WAITING || activity == ACTIVITY_RETRYING;
+}
+
 /* An activity in words; "path" is told of where there is one. */
 char *
 ib_activity_text(Activity activity, int32 path)
@@ -80,6 +87,8 @@ ib_activity_text(Activity activity, int32 path)
 	{
 		case ACTIVITY_WAITING:
 			return pstrdup("waiting for changes");
+		case ACTIVITY_RETRYING:
+			return psprintf("waiting until path %d gets its locks", path);
 		case ACTIVITY_READING:
 			return pstrdup("reading the WAL");
 		case ACTIVITY_PREPARING:
@@ -105,11 +114,12 @@ ib_activity_text(Activity activity, int32 path)
 void
 ib_activity(Activity activity, int32 path, const char *text)
 {
-	bool		waits = activity == ACTIVITY_WAITING;
-	bool		waited = pg_atomic_read_u32(&me->activity) == ACTIVITY_WAITING;
+	Activity	before = pg_atomic_read_u32(&me->activity);
+	bool		waits = ib_activity_waits(activity);
+	bool		waited = ib_activity_waits(before);
 	char	   *words = NULL;
 
-	if (waits && waited && text == NULL)
+	if (waits && activity == before)
 		return;
 	if (text == NULL)
 		text = words = ib_activity_text(activity, path);

@@ -102,6 +102,15 @@ ib_backfill_init(void)
 	ExecutorStart_hook = watch_executor_start;
 }
 
+/* The scan is over, or ended in an error: what was watched is freed. */
+void
+ib_backfill_unwatch(void)
+{
+	if (watched != NULL)
+		disable_timeout(progress_timeout, false);
+	watched = NULL;
+}
+
 static double
 estimate_rows(Oid source)
 {
@@ -142,8 +151,7 @@ evaluate(IbPath *path, Tuplestorestate *result)
 													 PROGRESS_INTERVAL_MS),
 						 PROGRESS_INTERVAL_MS);
 	groups = ib_run_statement(path->statements->initial, SPI_OK_SELECT, result);
-	disable_timeout(progress_timeout, false);
-	watched = NULL;
+	ib_backfill_unwatch();
 	return groups;
 }
 

@@ -111,6 +111,7 @@ extern const char *ib_track_lookups(IbPath *path, Bitmapset *changed);
 
 /* backfill.c */
 extern void ib_backfill_init(void);
+extern void ib_backfill_unwatch(void);
 extern bool ib_path_backfill(IbPath *path);
 extern int64 ib_path_fill(IbPath *path);
 

@@ -455,6 +455,8 @@ ib_path_entry_claim(int32 path, Oid relation)
 		entry->relation = relation;
 		entry->database = MyDatabaseId;
 	}
+	if (entry != NULL)
+		pg_atomic_write_u32(&entry->locked, InvalidOid);
 	LWLockRelease(ib_shared->lock);
 
 	if (entry == NULL)

@@ -25,6 +25,7 @@ typedef enum WorkerState
 typedef enum Activity
 {
 	ACTIVITY_WAITING,			/* for commits, a trigger or a request */
+	ACTIVITY_RETRYING,			/* the same, while a table of a path is locked */
 	ACTIVITY_READING,
 	ACTIVITY_PREPARING,
 	ACTIVITY_FOLDING,
@@ -167,6 +168,7 @@ extern void ib_path_entries_free_others(bool (*is_known) (PathEntry *));
 extern void ib_activity_init(DatabaseEntry *entry);
 extern void ib_activity(Activity activity, int32 path, const char *text);
 extern void ib_heartbeat(void);
+extern bool ib_activity_waits(Activity activity);
 extern char *ib_activity_text(Activity activity, int32 path);
 extern const char *ib_activity_last_error(void);
 

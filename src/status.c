@@ -127,7 +127,7 @@ presence_of(DatabaseEntry *entry)
 		return PRESENCE_BLOCKED;
 	if (now - (int64) pg_atomic_read_u64(&entry->heartbeat) > STOPPED_USECS)
 		return PRESENCE_STOPPED;
-	return pg_atomic_read_u32(&entry->activity) == ACTIVITY_WAITING ?
+	return ib_activity_waits(pg_atomic_read_u32(&entry->activity)) ?
 		PRESENCE_IDLE : PRESENCE_BUSY;
 }
 

@@ -650,6 +650,7 @@ fail_path(IbPath *path, bool fresh_statements, const char *run,
 	bool		stale;
 
 	MemoryContextSwitchTo(TopMemoryContext);
+	ib_backfill_unwatch();
 	if (ib_decode_busy())
 		PG_RE_THROW();
 	error = CopyErrorData();
@@ -904,6 +905,25 @@ next_due(bool *wake_on_commit)
 	return wait;
 }
 
+/* What is waited for: something to do, or for a path to get its locks. */
+static void
+show_waiting(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, paths)
+	{
+		IbPath	   *path = lfirst(lc);
+
+		if (collects(path->row) && pg_atomic_read_u32(&path->shared->locked) != InvalidOid)
+		{
+			ib_activity(ACTIVITY_RETRYING, path->row->path, NULL);
+			return;
+		}
+	}
+	ib_activity(ACTIVITY_WAITING, 0, NULL);
+}
+
 /* Wait for a commit, a request or the next trigger.  True: woken up. */
 static bool
 wait_for_work(XLogRecPtr seen)
@@ -917,7 +937,7 @@ wait_for_work(XLogRecPtr seen)
 	if (pg_atomic_read_u32(&me->generation) == known_generation)
 		ib_notify_changes(false);
 	pgstat_report_stat(false);
-	ib_activity(ACTIVITY_WAITING, 0, NULL);
+	show_waiting();
 
 	pg_atomic_write_u32(&me->wake_on_commit, wake_on_commit);
 	if (wake_on_commit && GetFlushRecPtr(NULL) > read_upto && !ib_batches_full())

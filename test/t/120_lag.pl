@@ -145,6 +145,9 @@ end_session($keeper, @guests);
 	is(status($look, 'shop.other'), 'fresh', 'locked: the other pipeline');
 	stays_fresh('locked');
 	is(worker_state($look), 'running', 'locked: the worker');
+	ok(until_true($look, q{
+SELECT activity LIKE 'waiting until path % gets its locks' FROM incbatch.workers WHERE database = 'postgres'}),
+		'locked: what the worker does');
 	ok(told('shop.hurt', 'stuck'), 'it was told that it is stuck');
 	ask($holder, 'COMMIT');
 	turns($look, 'shop.hurt', 'fresh', 'the lock is gone');
