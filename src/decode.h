@@ -36,6 +36,7 @@ extern void ib_decode_close(void);
 extern XLogRecPtr ib_decode_upto(XLogRecPtr upto, bool stop_when_full);
 extern XLogRecPtr ib_decode_position(void);
 extern void ib_decode_confirm(XLogRecPtr lsn);
+extern XLogRecPtr ib_decode_release_lsn(int64 bytes);
 extern bool ib_decode_busy(void);
 extern bool ib_decode_flipping(void);
 

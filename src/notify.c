@@ -107,8 +107,8 @@ notify(HeapTuple row, TupleDesc desc, const char *from)
 		   SPI_OK_SELECT, 5, types, values, nulls);
 }
 
-/* Compare the view with what was told, and tell the difference. */
-static void
+/* Compare the view with what was told, and tell the difference.  False: not now. */
+static bool
 tell_changes(void)
 {
 	static SPIPlanPtr plan = NULL;
@@ -139,33 +139,68 @@ tell_changes(void)
 		if (told == NULL || told->status == status)
 			continue;
 		if (!may_tell && !(may_tell = can_notify()))
-			return;
+			return false;
 		notify(row, rows->tupdesc, words[told->status]);
 		told->status = status;
 	}
+	return true;
+}
+
+/*
+ * Whether a path's status is plainly what was told of it, so that it is not
+ * worth a look at the view.
+ */
+bool
+ib_notify_is_told(const IbPath *path)
+{
+	const PathRow *row = path->row;
+	int64		allowed = row->freshness_usecs > 0 ? row->freshness_usecs :
+		row->trigger_usecs + Max(row->trigger_usecs / 4, USECS_PER_SEC);
+	int64		as_of = pg_atomic_read_u64(&path->shared->as_of_instant);
+	uint8		status;
+
+	if (row->state == PATH_NEEDS_REBUILD)
+		status = number_of("failed");
+	else if (row->paused)
+		status = number_of("paused");
+	else if (row->state == PATH_FAILED)
+		status = number_of("failed");
+	else if (row->state == PATH_RUNNING && ib_monotonic_usecs() - as_of <= allowed)
+		status = number_of("fresh");
+	else
+		return false;
+	for (int i = 0; i < TOLD_CONSUMERS && path->shared->told[i].status != 0; i++)
+	{
+		if (path->shared->told[i].status != status)
+			return false;
+	}
+	return path->shared->told[0].status != 0;
 }
 
 /*
  * Look whether a status changed, if the time has come or it is urgent.  The
- * caller is in no transaction, and its catalog is there.
+ * caller is in no transaction, and its catalog is there.  True: it was looked,
+ * and all was told.
  */
-void
+bool
 ib_notify_changes(bool urgent)
 {
 	int64		now = ib_monotonic_usecs();
+	bool		told;
 
 	if (now < next_look && !urgent)
-		return;
+		return false;
 	StartTransactionCommand();
 	(void) set_config_option("synchronous_commit", "off", PGC_SUSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
-	tell_changes();
+	told = tell_changes();
 	SPI_finish();
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);
 	next_look = now + Min(Max((ib_monotonic_usecs() - now) * LOOK_SHARE, LOOK_USECS),
 						  LOOK_LAST_USECS);
+	return told;
 }

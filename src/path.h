@@ -104,7 +104,8 @@ extern Bitmapset *ib_inputs_changed_lookups(const IbPath *path);
 extern bool ib_inputs_lookup_truncated(const IbPath *path);
 
 /* notify.c */
-extern void ib_notify_changes(bool urgent);
+extern bool ib_notify_is_told(const IbPath *path);
+extern bool ib_notify_changes(bool urgent);
 
 /* track.c */
 extern const char *ib_track_lookups(IbPath *path, Bitmapset *changed);

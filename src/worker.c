@@ -54,7 +54,7 @@
 #define RETRY_USECS (100 * 1000)
 /* So often a copy waits for what the sibling held back. */
 #define COPY_TRIES 10
-/* A path without changes stores its frontier when this much WAL passed. */
+/* A path without changes stores its frontier when this much WAL passed, or could go. */
 #define QUIET_WAL_BYTES (1024 * 1024)
 
 extern PGDLLEXPORT void ib_worker_main(Datum arg);
@@ -76,6 +76,7 @@ typedef struct Horizon
 } Horizon;
 
 static Horizon awaited;
+static bool look_again = false; /* for statuses that nobody has told */
 
 static void fail_path(IbPath *path, bool fresh_statements, const char *run,
 					  TimestampTz started_at);
@@ -313,6 +314,7 @@ load_paths(void)
 	ListCell   *lc;
 
 	known_generation = pg_atomic_read_u32(&me->generation);
+	look_again = true;
 	foreach(lc, paths)
 		((IbPath *) lfirst(lc))->seen = false;
 
@@ -684,7 +686,7 @@ fail_path(IbPath *path, bool fresh_statements, const char *run,
 								  reason, unpack_sql_state(error->sqlerrcode)));
 		if (run != NULL)
 			log_failure(path, run, started_at, error->message);
-		ib_notify_changes(true);
+		(void) ib_notify_changes(true);
 	}
 	proc_exit(1);
 }
@@ -706,7 +708,7 @@ run_path(IbPath *path, const char *reason, bool store)
 		else
 		{
 			set_worker_state(WORKER_BACKFILLING);
-			ib_notify_changes(path->row->state == PATH_INITIALIZING);
+			(void) ib_notify_changes(path->row->state == PATH_INITIALIZING);
 			done = ib_path_backfill(path);
 			set_worker_state(WORKER_RUNNING);
 		}
@@ -820,7 +822,8 @@ due(IbPath *path, Horizon reached)
 	if (has_work)
 		return "trigger";
 	if (caught_up)
-		return held > QUIET_WAL_BYTES ? "quiet" : NULL;
+		return held > QUIET_WAL_BYTES ||
+			path->stored_lsn < ib_decode_release_lsn(QUIET_WAL_BYTES) ? "quiet" : NULL;
 	if (now - path->ran_at < POLL_USECS)
 		return NULL;
 	return held > QUIET_WAL_BYTES ? "quiet" : "trigger";
@@ -924,6 +927,21 @@ show_waiting(void)
 	ib_activity(ACTIVITY_WAITING, 0, NULL);
 }
 
+/* Tell who listens, unless all is plainly as it was told. */
+static void
+notify_changes(void)
+{
+	bool		look = look_again;
+	ListCell   *lc;
+
+	if (pg_atomic_read_u32(&me->generation) != known_generation)
+		return;
+	foreach(lc, paths)
+		look |= !ib_notify_is_told(lfirst(lc));
+	if (look && ib_notify_changes(false))
+		look_again = false;
+}
+
 /* Wait for a commit, a request or the next trigger.  True: woken up. */
 static bool
 wait_for_work(XLogRecPtr seen)
@@ -934,8 +952,7 @@ wait_for_work(XLogRecPtr seen)
 
 	ib_flush_batch_log();
 	confirm(seen);
-	if (pg_atomic_read_u32(&me->generation) == known_generation)
-		ib_notify_changes(false);
+	notify_changes();
 	pgstat_report_stat(false);
 	show_waiting();
 
