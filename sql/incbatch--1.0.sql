@@ -60,6 +60,7 @@ CREATE TABLE incbatch.consumer (
     freshness        interval NOT NULL,
     trigger_interval interval NOT NULL,
     emit             text NOT NULL DEFAULT 'update' CHECK (emit IN ('update', 'final')),
+    closed_before    text[],
     UNIQUE (pipeline, consumer)
 );
 CREATE INDEX ON incbatch.consumer (path);
@@ -177,6 +178,7 @@ COMMENT ON COLUMN incbatch.consumer.tier IS 'The tier it picked, or NULL.';
 COMMENT ON COLUMN incbatch.consumer.freshness IS 'The staleness it accepts.';
 COMMENT ON COLUMN incbatch.consumer.trigger_interval IS 'How often its path runs.';
 COMMENT ON COLUMN incbatch.consumer.emit IS 'update: windows as they grow; final: closed windows only.';
+COMMENT ON COLUMN incbatch.consumer.closed_before IS 'Where emit is final, for each window of the GROUP BY, SQL that says of a watermark which is the first window that it has not closed.';
 
 COMMENT ON TABLE incbatch.frontier IS 'Exactly which transactions each path contains: a commit is included if it lies before lsn, or before decoded_lsn and the snapshot sees it. Written in the same transaction as the state table.';
 COMMENT ON COLUMN incbatch.frontier.path IS 'The path.';
@@ -291,12 +293,12 @@ COMMENT ON FUNCTION incbatch.resume_pipeline(text) IS
 CREATE FUNCTION incbatch.rebuild_pipeline(name text) RETURNS void
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_rebuild_pipeline';
 COMMENT ON FUNCTION incbatch.rebuild_pipeline(text) IS
-'Backfills anew from the source. Returns at once; readers see the old rows until the new ones replace them at once.';
+'Backfills anew from the source, one path, of which the others are copies. Returns at once; readers see the old rows until the new ones replace them at once.';
 
 CREATE PROCEDURE incbatch.refresh_pipeline(name text)
 LANGUAGE c AS 'MODULE_PATHNAME', 'ib_refresh_pipeline';
 COMMENT ON PROCEDURE incbatch.refresh_pipeline(text) IS
-'Runs a pipeline now, and returns when everything that was visible before the call is in the aggregate. Waits for a backfill that is under way; an error where the pipeline is paused, failed or needs a rebuild.';
+'Runs a pipeline now, with all its paths, and returns when everything that was visible before the call is in the aggregate. Waits for a backfill that is under way; an error where the pipeline is paused, failed or needs a rebuild.';
 
 CREATE FUNCTION incbatch.wait_for(
     name    text,
@@ -305,7 +307,7 @@ CREATE FUNCTION incbatch.wait_for(
 ) RETURNS boolean
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_wait_for';
 COMMENT ON FUNCTION incbatch.wait_for(text, pg_lsn, interval) IS
-'Waits until everything that committed before a WAL position is in the aggregate, at the pipeline''s own cadence. False: not within the timeout.';
+'Waits until everything that committed before a WAL position is in the aggregate, at the cadence of its freshest path. False: not within the timeout.';
 
 CREATE FUNCTION incbatch.verify_pipeline(
     name text,
@@ -313,7 +315,7 @@ CREATE FUNCTION incbatch.verify_pipeline(
 ) RETURNS SETOF record
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'ib_verify_pipeline';
 COMMENT ON FUNCTION incbatch.verify_pipeline(text) IS
-'Compares the aggregate with the batch query, both at one instant, while writers write. No row: they are equal. Costs one run of the batch query.';
+'Compares the aggregate with the batch query, both at one instant, while writers write; of each path, named where there are several. No row: they are equal. Costs one run of the batch query a path.';
 
 CREATE FUNCTION incbatch.watermark(name text) RETURNS timestamptz
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'ib_watermark';
@@ -325,7 +327,7 @@ RETURNS TABLE (transform text, kind text, strategy text, key_cardinality bigint,
                "window" text, watermark text, state_bytes bigint, detail text)
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_explain_pipeline';
 COMMENT ON FUNCTION incbatch.explain_pipeline(text) IS
-'One row for each transform of a pipeline''s query: whether it is stateless or stateful; whether changes adjust it (delta) or evaluate its groups again from the source (recompute); how many keys and bytes of state it has; and, for recompute, what is read and which index serves it. Only for the owner; reads the whole state table.';
+'One row for each transform of a pipeline''s query: whether it is stateless or stateful; whether changes adjust it (delta) or evaluate its groups again from the source (recompute); how many keys and bytes of state it has (in the freshest path); and, for recompute, what is read and which index serves it. Only for the owner; reads the whole state table.';
 
 CREATE FUNCTION incbatch.window_start(unit text, ts timestamp)
 RETURNS timestamp
@@ -419,6 +421,11 @@ RETURNS boolean
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_drop_consumer';
 COMMENT ON FUNCTION incbatch.drop_consumer(text, text, boolean) IS
 'Drops a consumer with its relation, and its path if nobody else wants that. DROP VIEW of the relation does the same. False: there was none and if_exists is true.';
+
+CREATE FUNCTION incbatch.closed_before(consumer int, number int) RETURNS timestamp
+LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'ib_closed_before';
+COMMENT ON FUNCTION incbatch.closed_before(int, int) IS
+'The first value of a window of the GROUP BY that is not closed where a consumer''s path is, as the calling query''s snapshot shows that; with time zone in UTC. The relations of consumers with emit ''final'' ask it.';
 
 CREATE FUNCTION incbatch.on_drop() RETURNS event_trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'ib_on_drop';
@@ -779,10 +786,11 @@ COMMENT ON COLUMN incbatch.progress.eta IS 'Time left if it goes on like this; N
 -- The report
 -- ---------------------------------------------------------------------
 
-CREATE FUNCTION incbatch.report(name text, at timestamptz DEFAULT NULL) RETURNS text
+CREATE FUNCTION incbatch.report(name text, at timestamptz DEFAULT NULL, span interval DEFAULT '1 hour')
+RETURNS text
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_report';
-COMMENT ON FUNCTION incbatch.report(text, timestamptz) IS
-'How a pipeline is doing, on one screen: its consumers beside their freshness, lag and batch time of each path in the last hour, the cost of each cadence, and the diagnosis. The charts end at "at", by default now. In psql: SELECT incbatch.report(''...'') \g (tuples_only format=unaligned)';
+COMMENT ON FUNCTION incbatch.report(text, timestamptz, interval) IS
+'How a pipeline is doing, on one screen: its consumers beside their freshness, lag and batch time of its paths, the cost of each cadence, and the diagnosis. The charts are of the span before "at", by default of the last hour. In psql: SELECT incbatch.report(''...'') \g (tuples_only format=unaligned)';
 
 COMMENT ON SCHEMA incbatch IS 'Aggregate tables kept up to date from the WAL.';
 GRANT USAGE ON SCHEMA incbatch TO PUBLIC;

@@ -147,9 +147,12 @@ SELECT incbatch.create_pipeline('as_of', $$
 	SELECT (SELECT price FROM price p WHERE p.product_id = sales.product_id AND since <= qty ORDER BY since DESC LIMIT 1) AS price, count(*) FROM sales GROUP BY 1
 $$);
 CALL exact('as_of');
+SELECT pid AS worker FROM incbatch.workers WHERE database = current_database() \gset
 ALTER TABLE price DROP CONSTRAINT price_pkey;
 INSERT INTO sales VALUES (6, 2, 2, 3, 4);
 CALL incbatch.refresh_pipeline('as_of');
+-- to the worker that is no reason to start anew
+SELECT pid = :worker AS same FROM incbatch.workers WHERE database = current_database();
 ALTER TABLE price ADD PRIMARY KEY (product_id, since);
 SELECT incbatch.resume_pipeline('as_of');
 CALL exact('as_of');

@@ -49,50 +49,34 @@ SELECT incbatch.create_pipeline('own', $$
 $$);
 SELECT pipeline, strategy FROM incbatch.pipelines ORDER BY 1;
 \d distinct_items_state
-CREATE PROCEDURE all_exact(INOUT differences bigint DEFAULT NULL, INOUT spellings bigint DEFAULT NULL,
-                           INOUT verify bigint DEFAULT NULL)
-LANGUAGE plpgsql AS $$
-DECLARE
-	p text;
-	d bigint; s bigint; v bigint;
-BEGIN
-	differences := 0;
-	spellings := 0;
-	verify := 0;
-	FOREACH p IN ARRAY '{distinct_items,lists,ranks,own}'::text[] LOOP
-		CALL exact(p, d, s, v);
-		differences := differences + d;
-		spellings := spellings + s;
-		verify := verify + v;
-	END LOOP;
-END $$;
-CALL all_exact();
+\set names {distinct_items,lists,ranks,own}
+CALL all_exact(:'names');
 SELECT shop, ids[1:4], items ~ '^item' AS items, names, quantities, ob FROM lists ORDER BY shop;
 SELECT * FROM ranks ORDER BY day;
 SELECT * FROM own ORDER BY shop;
 
 -- one group touched by an insert, an update, a delete: the others stay
 INSERT INTO sales VALUES (100, 'shop 1', '2024-01-01', 'item 99', 50, 7, '<m/>');
-CALL all_exact();
+CALL all_exact(:'names');
 SELECT items, most FROM distinct_items WHERE shop = 'shop 1' AND day = '2024-01-01';
 UPDATE sales SET item = 'item 100', qty = NULL WHERE id = 100;
-CALL all_exact();
+CALL all_exact(:'names');
 DELETE FROM sales WHERE id = 100;
-CALL all_exact();
+CALL all_exact(:'names');
 SELECT strategy, sum(groups_changed) AS groups, sum(rows_in) AS rows FROM incbatch.batches WHERE pipeline = 'distinct_items' GROUP BY 1;
 
 -- NULL keys, rows that move between groups, groups that empty
 UPDATE sales SET qty = qty + 1 WHERE shop IS NULL;
-CALL all_exact();
+CALL all_exact(:'names');
 UPDATE sales SET day = NULL WHERE id % 6 = 0;
-CALL all_exact();
+CALL all_exact(:'names');
 UPDATE sales SET shop = CASE WHEN shop IS NULL THEN 'shop 9' END, day = day + 1 WHERE id % 2 = 0;
-CALL all_exact();
+CALL all_exact(:'names');
 DELETE FROM sales WHERE shop = 'shop 1' OR day = '2024-01-03';
-CALL all_exact();
+CALL all_exact(:'names');
 SELECT count(*) FROM own WHERE shop = 'shop 1';
 UPDATE sales SET qty = NULL, item = NULL WHERE shop = 'shop 3' OR day = '2024-01-02';
-CALL all_exact();
+CALL all_exact(:'names');
 SELECT shop, day, items, quantities, mean, many, most FROM distinct_items WHERE shop = 'shop 3' ORDER BY day;
 SELECT * FROM own WHERE shop = 'shop 3';
 -- a row many times in one transaction; a group that comes and goes in one
@@ -102,17 +86,17 @@ UPDATE sales SET qty = 2 WHERE id = 200;
 UPDATE sales SET shop = 'shop 7', qty = 3 WHERE id = 200;
 DELETE FROM sales WHERE id = 201;
 COMMIT;
-CALL all_exact();
+CALL all_exact(:'names');
 SELECT shop, items, quantities FROM distinct_items WHERE day = '2024-02-01';
 -- truncated, empty, and filled again in one transaction
 BEGIN; INSERT INTO sales VALUES (300, 'shop 5', '2024-02-02', 'x', 1, 1, NULL); TRUNCATE sales; INSERT INTO sales VALUES (301, 'shop 8', '2024-02-02', 'z', 4, 1, NULL); COMMIT;
-CALL all_exact();
+CALL all_exact(:'names');
 SELECT shop, day, count, items, quantities, most FROM distinct_items;
 DELETE FROM sales;
-CALL all_exact();
+CALL all_exact(:'names');
 SELECT (SELECT count(*) FROM distinct_items) + (SELECT count(*) FROM lists) + (SELECT count(*) FROM ranks) + (SELECT count(*) FROM own) AS groups;
 INSERT INTO sales VALUES (301, 'shop 8', '2024-02-02', 'z', 4, 1, NULL);
-CALL all_exact();
+CALL all_exact(:'names');
 
 -- ---------------------------------------------------------------------
 -- Keys that are equal but not the same
@@ -189,42 +173,29 @@ $$);
 SET DateStyle = 'German';
 SELECT incbatch.create_pipeline('by_style', $$SELECT date_trunc('hour', ts) AS w, who, count(DISTINCT id) AS n FROM events GROUP BY 1, 2$$);
 RESET DateStyle;
-CREATE PROCEDURE windows_exact(INOUT differences bigint DEFAULT NULL, INOUT verify bigint DEFAULT NULL)
-LANGUAGE plpgsql AS $$
-DECLARE
-	p text;
-	d bigint; s bigint; v bigint;
-BEGIN
-	differences := 0;
-	verify := 0;
-	FOREACH p IN ARRAY '{by_hour,by_day,by_week,by_zone,by_bin,by_date,by_local_date,by_minutes,by_weeks,by_months,by_hop,by_hop_end,by_zoned_day,by_nested,by_sets,by_style}'::text[] LOOP
-		CALL exact(p, d, s, v);
-		differences := differences + d + s;
-		verify := verify + v;
-	END LOOP;
-END $$;
-CALL windows_exact();
+\set windows {by_hour,by_day,by_week,by_zone,by_bin,by_date,by_local_date,by_minutes,by_weeks,by_months,by_hop,by_hop_end,by_zoned_day,by_nested,by_sets,by_style}
+CALL all_exact(:'windows');
 -- in many windows at once, in one, at the borders, where clocks change
 UPDATE events SET who = who + 1;
-CALL windows_exact();
+CALL all_exact(:'windows');
 UPDATE events SET who = 77 WHERE id = 100;
-CALL windows_exact();
+CALL all_exact(:'windows');
 UPDATE events SET ts = ts + interval '1 day', local = local + interval '1 day' WHERE id % 50 = 0;
-CALL windows_exact();
+CALL all_exact(:'windows');
 INSERT INTO events VALUES (2001, '2024-03-31 00:59:59.999999 UTC', '2024-03-31 23:59:59.999999', 9), (2002, '2024-03-31 01:00 UTC', '2024-04-01', 9),
 	(2003, '2024-10-27 00:30 UTC', '2024-10-27 02:30', 9), (2004, '2024-10-27 01:30 UTC', '2024-10-27 02:30', 9);
-CALL windows_exact();
+CALL all_exact(:'windows');
 INSERT INTO events VALUES (2005, '2024-11-03 04:30 UTC', '2024-11-03', 9), (2006, '2024-11-03 05:30 UTC', '2024-11-03', 9);
-CALL windows_exact();
+CALL all_exact(:'windows');
 SELECT w > '2024-11-03 04:30 UTC' AS begins_after_it, ids FROM by_zoned_day WHERE ids = '{2005,2006}';
 DELETE FROM events WHERE id IN (2001, 2003, 1001, 1003) OR id % 3 = 0;
-CALL windows_exact();
+CALL all_exact(:'windows');
 UPDATE events SET ts = NULL, local = NULL WHERE id % 20 = 1;
-CALL windows_exact();
+CALL all_exact(:'windows');
 UPDATE events SET ts = '2024-05-01', local = '2024-05-01' WHERE ts IS NULL OR NOT isfinite(ts);
-CALL windows_exact();
+CALL all_exact(:'windows');
 TRUNCATE events;
-CALL windows_exact();
+CALL all_exact(:'windows');
 RESET TimeZone;
 
 SELECT count(incbatch.drop_pipeline(pipeline)) FROM incbatch.pipelines;

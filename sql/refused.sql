@@ -203,6 +203,10 @@ SELECT incbatch.create_pipeline('p', $$SELECT t.k, count(*) FROM t JOIN takes_fi
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', $$SELECT t.k, count(*) FROM t JOIN (SELECT k, row_number() OVER (ORDER BY name) AS n FROM l) s ON s.k = t.k AND n = 1 GROUP BY t.k$$);
 \echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', $$SELECT t.k, count(*) FROM t JOIN (SELECT k, row_number() OVER (PARTITION BY k ORDER BY day) AS n FROM of_day ORDER BY k LIMIT 1) s ON s.k = t.k AND n = 1 GROUP BY t.k$$);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', $$SELECT (SELECT array_agg(x) FROM unnest(ARRAY[t.k]) x GROUP BY x), count(*) FROM t GROUP BY 1$$);
+\echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', $$SELECT t.k, count(*) FROM t JOIN (SELECT array_agg(k) AS ks FROM l) s ON t.k = ks[1] GROUP BY t.k$$);
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', $$SELECT (SELECT string_agg(name, ',') FROM l WHERE l.k < t.k), count(*) FROM t GROUP BY 1$$);
@@ -220,6 +224,8 @@ SELECT incbatch.create_pipeline('p3', $$SELECT t.k, count(*) FROM t JOIN (SELECT
 SELECT incbatch.create_pipeline('p4', $$SELECT t.k, count(*) FROM t JOIN (SELECT k FROM l ORDER BY name FETCH FIRST 2 ROWS WITH TIES) s ON s.k = t.k GROUP BY t.k$$);
 SELECT incbatch.create_pipeline('p5', $$SELECT t.k, count(*) FROM t WHERE EXISTS (SELECT 1 FROM l WHERE name < 'n' LIMIT 1) AND t.v > (SELECT max(k) FROM l LIMIT 1) GROUP BY t.k$$);
 SELECT incbatch.create_pipeline('p6', $$SELECT t.k, count(*) FROM t JOIN (SELECT k, row_number() OVER (PARTITION BY k ORDER BY day DESC) AS n FROM of_day) s ON s.k = t.k AND n = 1 GROUP BY t.k$$);
+SELECT incbatch.create_pipeline('p8', $$SELECT (SELECT array_agg(2 * x) FROM unnest(ARRAY[t.k, t.id]) x), count(*) FROM t GROUP BY 1$$);
+SELECT incbatch.create_pipeline('p9', $$SELECT (SELECT x FROM unnest(ARRAY[t.k, t.id]) WITH ORDINALITY AS u(x, n) ORDER BY n DESC LIMIT 1), count(*) FROM t GROUP BY 1$$);
 SELECT incbatch.create_pipeline('p7', $$SELECT (SELECT array_agg(name ORDER BY name) FROM l WHERE l.k < t.k), count(*) FROM t GROUP BY 1$$);
 ROLLBACK;
 SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t WHERE t.k IN (SELECT l.k FROM l FOR SHARE) GROUP BY t.k');

@@ -69,14 +69,14 @@ BEGIN
 END
 $$;
 
--- The oracle for all the pipelines there are.
-CREATE PROCEDURE all_exact(INOUT pipelines int DEFAULT 0, INOUT inexact text DEFAULT '')
+-- The oracle for several pipelines; NULL: for all there are.
+CREATE PROCEDURE all_exact(names text[] DEFAULT NULL, INOUT pipelines int DEFAULT 0, INOUT inexact text DEFAULT '')
 LANGUAGE plpgsql AS $$
 DECLARE
 	p text;
 	d bigint; s bigint; v bigint;
 BEGIN
-	FOR p IN SELECT pipeline FROM incbatch.pipelines ORDER BY 1 LOOP
+	FOREACH p IN ARRAY coalesce(names, ARRAY(SELECT pipeline FROM incbatch.pipelines ORDER BY 1)) LOOP
 		CALL exact(p, d, s, v);
 		pipelines := pipelines + 1;
 		IF d + s + v <> 0 THEN

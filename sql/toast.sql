@@ -21,47 +21,36 @@ $$);
 SELECT incbatch.create_pipeline('by_body', 'SELECT md5(body) AS body, count(*), sum(length(extra)) FROM docs GROUP BY 1');
 -- reads no long value
 SELECT incbatch.create_pipeline('by_n', 'SELECT n % 2 AS odd, count(*), max(id) FROM docs GROUP BY 1');
-CREATE PROCEDURE exact_all() LANGUAGE plpgsql AS $$
-DECLARE
-	name text;
-	d bigint;
-	s bigint;
-	v bigint;
-BEGIN
-	FOREACH name IN ARRAY '{p,by_body,by_n}'::text[] LOOP
-		CALL exact(name, d, s, v);
-		RAISE INFO '%: % % %', name, d, s, v;
-	END LOOP;
-END $$;
-CALL exact_all();
+\set names {p,by_body,by_n}
+CALL all_exact(:'names');
 
 -- Another column changes, the long ones stay where they are
 UPDATE docs SET n = n + 1;
-CALL exact_all();
+CALL all_exact(:'names');
 UPDATE docs SET kind = 'k9' WHERE id IN (1, 2);
-CALL exact_all();
+CALL all_exact(:'names');
 -- a long value changes, goes, comes, and shrinks
 UPDATE docs SET body = big('c' || id) WHERE id < 4;
 UPDATE docs SET body = NULL WHERE id = 4;
 UPDATE docs SET body = big('new', 100000) WHERE id = 10;
 UPDATE docs SET body = 'seven77' WHERE id = 5;
 UPDATE docs SET extra = body, body = extra WHERE id = 6;
-CALL exact_all();
+CALL all_exact(:'names');
 UPDATE docs SET kind = 'k1', n = 0 WHERE id IN (3, 5, 10);
 DELETE FROM docs WHERE id IN (2, 5, 6);
-CALL exact_all();
+CALL all_exact(:'names');
 -- the same value again: nothing changes
 UPDATE docs SET body = body, extra = big('e' || id) WHERE id = 7;
-CALL exact_all();
+CALL all_exact(:'names');
 SELECT rows_in FROM incbatch.batches WHERE pipeline = 'by_n' ORDER BY batch DESC LIMIT 1;
 
 -- Long keys of their own
 UPDATE docs SET kind = big('kind', 2100) WHERE id IN (7, 8);
 UPDATE docs SET n = n + 1 WHERE id = 8;
 INSERT INTO docs VALUES (12, big('kind', 2100), 'x', 'y', 1);
-CALL exact_all();
+CALL all_exact(:'names');
 DELETE FROM docs WHERE length(kind) > 100;
-CALL exact_all();
+CALL all_exact(:'names');
 
 -- Several versions in one transaction, some undone; compressed; in chunks
 ALTER TABLE docs ALTER COLUMN body SET STORAGE EXTENDED;
@@ -74,16 +63,16 @@ DELETE FROM docs WHERE id > 30;
 ROLLBACK TO s;
 UPDATE docs SET kind = 'kept' WHERE id > 35;
 COMMIT;
-CALL exact_all();
+CALL all_exact(:'names');
 BEGIN;
 INSERT INTO docs SELECT i, 'k' || i % 3, big('b' || i), big('e' || i), i FROM generate_series(100, 400) i;
 UPDATE docs SET n = n + 1 WHERE id > 200;
 UPDATE docs SET body = extra WHERE id > 300;
 DELETE FROM docs WHERE id BETWEEN 250 AND 320;
 COMMIT;
-CALL exact_all();
+CALL all_exact(:'names');
 UPDATE docs SET n = n - 1 WHERE id > 100;
-CALL exact_all();
+CALL all_exact(:'names');
 
 -- Through partitions, whose columns are in another order
 CREATE TABLE parts (id int, kind text, body text, n int) PARTITION BY LIST (kind);
@@ -124,7 +113,7 @@ DELETE FROM docs WHERE id = 1000;
 SELECT incbatch.resume_pipeline('p');
 CALL incbatch.refresh_pipeline('p');
 SELECT incbatch.rebuild_pipeline('p');
-CALL exact_all();
+CALL all_exact(:'names');
 
 SELECT count(incbatch.drop_pipeline(pipeline)) FROM incbatch.pipelines;
 SET client_min_messages = warning;

@@ -493,7 +493,7 @@ refuse_changing_aggregate(Aggref *aggref)
 
 /* An aggregate, of the pipeline or of a lookup, has one result for some rows. */
 void
-ib_aggregate_check(Aggref *aggref)
+ib_aggregate_check(Aggref *aggref, bool rows_ordered)
 {
 	const char *function;
 
@@ -502,7 +502,7 @@ ib_aggregate_check(Aggref *aggref)
 		refuse_changing_aggregate(aggref);
 		return;
 	}
-	if (aggref->aggorder != NIL || aggref->aggdistinct != NIL)
+	if (rows_ordered || aggref->aggorder != NIL || aggref->aggdistinct != NIL)
 		return;
 	function = get_func_name(aggref->aggfnoid);
 	for (int i = 0; i < lengthof(ordered); i++)

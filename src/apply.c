@@ -353,10 +353,12 @@ make_statements(IbPath *path)
 void
 ib_path_prepare(IbPath *path)
 {
+	path->preparing = true;
 	if (path->statements != NULL && path->statements->stale)
 		ib_path_forget_statements(path);
 	if (path->statements == NULL)
 		make_statements(path);
+	path->preparing = false;
 }
 
 /* ----------------------------------------------------------------
@@ -787,16 +789,14 @@ ib_flush_batch_log(void)
 	if (batch_log == NIL)
 		return;
 	ib_activity(ACTIVITY_CATALOG, 0, "recording what the last batches did");
-	StartTransactionCommand();
+	ib_begin();
 	XactIsoLevel = XACT_READ_COMMITTED;
 	/* as a session would: a lower source changes what the end of the transaction restores */
 	(void) set_config_option("synchronous_commit", "off", PGC_SUSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	ib_catalog_log_batches(batch_log);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
+	ib_commit();
 	list_free_deep(batch_log);
 	batch_log = NIL;
 }
@@ -834,13 +834,12 @@ bool
 ib_begin_run(IbPath *path, bool with_source, Frontier *frontier,
 			 XLogRecPtr *horizon)
 {
-	StartTransactionCommand();
+	ib_begin();
 	frontier->as_of = GetCurrentTimestamp();
 	*horizon = ib_wal_end();
 	if (!lock_tables(path, with_source))
 	{
-		CommitTransactionCommand();
-		MemoryContextSwitchTo(TopMemoryContext);
+		ib_commit();
 		return false;
 	}
 	if (path->inputs != NIL)
@@ -859,24 +858,13 @@ ib_commit_run(IbPath *path, const Frontier *frontier)
 
 	ib_catalog_store_frontier(path->row->path, frontier, new_partitions);
 	ib_inputs_set_frontier(path, frontier);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
+	ib_commit();
 	/* what readers see is flushed: see fix_settings in worker.c */
 	Assert(XactLastCommitEnd <= GetFlushRecPtr(NULL));
 	path->row->has_frontier = true;
 	path->stored_lsn = frontier->lsn;
 	path->stored_commit = XactLastCommitEnd;
 	pgstat_report_stat(false);
-}
-
-/* End a run that changed nothing. */
-void
-ib_leave_run(void)
-{
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
 }
 
 /*
@@ -915,14 +903,14 @@ ib_path_run(IbPath *path, const char *reason, bool store)
 	store |= ib_partitions_follow(ib_inputs_source(path), &frontier);
 	if (ib_inputs_lost(path))
 	{
-		ib_leave_run();
+		ib_commit();
 		return false;
 	}
 
 	ib_inputs_settle(path, GetActiveSnapshot());
 	ib_find_frontier(path, &frontier);
 	if (!ib_inputs_have_work(path) && !store)
-		ib_leave_run();
+		ib_commit();
 	else
 	{
 		meter.record.rows_in = ib_inputs_rows(path);
@@ -936,6 +924,9 @@ ib_path_run(IbPath *path, const char *reason, bool store)
 		if (ib_inputs_have_work(path))
 			stop_meter(&meter, path);
 		note_run_time(path, ib_monotonic_usecs() - meter.started_usecs);
+		/* who asked for the run may look at what it read */
+		if (strcmp(reason, "refresh") == 0)
+			pgstat_report_stat(true);
 	}
 	ib_inputs_finish(path);
 	path->ran_at = meter.started_usecs;

@@ -18,13 +18,11 @@
 #include "incbatch.h"
 
 #include "access/table.h"
-#include "access/xact.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/plancat.h"
-#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
@@ -198,21 +196,26 @@ ib_path_fill(IbPath *path)
 	return ngroups;
 }
 
-static void
-set_state(IbPath *path, PathState state)
+/* False: a session is changing the path. */
+static bool
+begin_backfilling(IbPath *path)
 {
-	StartTransactionCommand();
+	bool		begun;
+
+	ib_begin();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	ib_catalog_set_state(path->row->path, state, NULL);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
-	path->row->state = state;
+	begun = ib_catalog_lock_path(path->row->path) &&
+		ib_catalog_change_state(path->row->path, path->row->state, PATH_BACKFILLING, NULL);
+	ib_commit();
+	if (begun)
+		path->row->state = PATH_BACKFILLING;
+	return begun;
 }
 
 /*
  * Backfill a path.  False: not now; a transaction that lingers between commit
- * record and visibility, or a lock, is in the way.
+ * record and visibility, or a lock on a table or on the path itself, is in the
+ * way.  Or not yet: somebody asked for a rebuild meanwhile.
  */
 bool
 ib_path_backfill(IbPath *path)
@@ -220,9 +223,10 @@ ib_path_backfill(IbPath *path)
 	Frontier	frontier = {0};
 	XLogRecPtr	horizon;
 	int64		started_usecs = ib_monotonic_usecs();
+	bool		done;
 
-	if (path->row->state != PATH_BACKFILLING)
-		set_state(path, PATH_BACKFILLING);
+	if (path->row->state != PATH_BACKFILLING && !begin_backfilling(path))
+		return false;
 	pg_atomic_write_u64(&path->shared->backfill_rows_done, 0);
 	pg_atomic_write_u64(&path->shared->backfill_started_at, GetCurrentTimestamp());
 
@@ -233,16 +237,18 @@ ib_path_backfill(IbPath *path)
 	if (ib_frontier_commits_lingering(GetActiveSnapshot(),
 									  ib_inputs_have_transaction, path))
 	{
-		ib_leave_run();
+		ib_commit();
 		return false;
 	}
 	ib_partitions_start(ib_inputs_source(path), &frontier);
 	ib_inputs_settle(path, GetActiveSnapshot());
 	ib_find_frontier(path, &frontier);
 	(void) ib_path_fill(path);
-	ib_catalog_set_state(path->row->path, PATH_RUNNING, NULL);
+	done = ib_catalog_change_state(path->row->path, PATH_BACKFILLING, PATH_RUNNING, NULL);
 	ib_commit_run(path, &frontier);
 	ib_inputs_finish(path);
+	if (!done)
+		return false;
 
 	path->row->state = PATH_RUNNING;
 	path->confirmable = path->stored_lsn;	/* should this be lost, it starts anew */

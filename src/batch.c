@@ -5,12 +5,16 @@
  * A batch holds the changes of one source as rows of weight +1 and -1 in a
  * tuplestore, in commit order, with a list of the transactions they belong
  * to.  Only the columns that the query reads are kept; the others are NULL.
- * The last column is the weight; a row that ends before it has weight +1.  Changes fill memory up to
- * incbatch.work_mem, then a temporary file.
+ * The last column is the weight; a row that ends before it has weight +1.
+ *
+ * Changes wait in memory.  A batch that has nearly filled incbatch.work_mem is
+ * full, and runs.  Transactions that take more at once go on in a temporary
+ * file.
  *
  * A batch lives in the worker's memory and outlives transactions: its
- * tuplestore belongs to a resource owner of its own.  What is in it is never
- * needed after a crash, for it is decoded again.
+ * tuplestore belongs to a resource owner of its own, and to a memory context
+ * of its own, which is thrown away whole.  What is in it is never needed after
+ * a crash, for it is decoded again.
  *
  * A transaction that was decoded but is not yet visible to the run's snapshot
  * is held back for the next run (ib_batch_settle).
@@ -37,6 +41,9 @@
 /* A transaction costs this much memory beside its rows. */
 #define TRANSACTION_BYTES ((int64) sizeof(BatchTransaction))
 
+/* A store takes memory in blocks up to this size. */
+#define MAX_BLOCK_BYTES (1024L * 1024)
+
 static MemoryContext batch_context = NULL;	/* life of the worker */
 static ResourceOwner batch_owner = NULL;
 
@@ -48,11 +55,17 @@ init_batches(void)
 	batch_owner = ResourceOwnerCreate(NULL, "incbatch batches");
 }
 
-/* A store for rows that may outlive the transaction. */
+/*
+ * A store for rows that may outlive the transaction, in a context that holds
+ * nothing else.
+ */
 Tuplestorestate *
 ib_batch_begin_store(void)
 {
-	MemoryContext old_context = MemoryContextSwitchTo(batch_context);
+	Size		block = Max(ALLOCSET_DEFAULT_INITSIZE, Min(ib_work_mem * 32L, MAX_BLOCK_BYTES));
+	MemoryContext context = GenerationContextCreate(batch_context, "incbatch rows",
+													0, ALLOCSET_DEFAULT_INITSIZE, block);
+	MemoryContext old_context = MemoryContextSwitchTo(context);
 	ResourceOwner old_owner = CurrentResourceOwner;
 	Tuplestorestate *store;
 
@@ -61,6 +74,17 @@ ib_batch_begin_store(void)
 	CurrentResourceOwner = old_owner;
 	MemoryContextSwitchTo(old_context);
 	return store;
+}
+
+void
+ib_batch_end_store(Tuplestorestate *store)
+{
+	MemoryContext context = GetMemoryChunkContext(store);
+
+	/* rows in memory need not be freed one by one, a file is to be closed */
+	if (!tuplestore_in_memory(store))
+		tuplestore_end(store);
+	MemoryContextDelete(context);
 }
 
 /* The source's columns as the query's tree numbers them, then the weight. */
@@ -127,7 +151,7 @@ void
 ib_batch_destroy(Batch *batch)
 {
 	ib_collect_remove(batch);
-	tuplestore_end(batch->store);
+	ib_batch_end_store(batch->store);
 	if (batch->transactions)
 		pfree(batch->transactions);
 	FreeTupleDesc(batch->desc);
@@ -229,7 +253,7 @@ ib_batch_rename_columns(Batch *batch)
 void
 ib_batch_empty(Batch *batch)
 {
-	tuplestore_end(batch->store);
+	ib_batch_end_store(batch->store);
 	batch->store = ib_batch_begin_store();
 	batch->ntransactions = 0;
 	batch->rows = 0;
@@ -238,11 +262,19 @@ ib_batch_empty(Batch *batch)
 	batch->stuck = false;
 }
 
+/*
+ * Whether a batch should run before it takes more.  What else arrives until
+ * then, the rest of a transaction, should still find room in memory: a store
+ * that outgrows it writes all its rows to a file.
+ */
 bool
 ib_batch_is_full(const Batch *batch)
 {
+	int64		bytes = batch->ntransactions * TRANSACTION_BYTES +
+		MemoryContextMemAllocated(GetMemoryChunkContext(batch->store), true);
+
 	return !tuplestore_in_memory(batch->store) ||
-		batch->ntransactions * TRANSACTION_BYTES > ib_work_mem * INT64CONST(1024);
+		bytes > ib_work_mem * INT64CONST(1024) / 4 * 3;
 }
 
 void
@@ -284,7 +316,7 @@ ib_batch_move_rows(Tuplestorestate *from, Tuplestorestate *to, int64 n,
 /*
  * Split a batch by what a snapshot sees: the batch keeps the transactions
  * that are visible, beginning behind the last TRUNCATE among them; the others
- * are returned in a batch-like shell, to be put back by ib_batch_put_back.
+ * are returned in a batch-like shell, to be put back by ib_batch_finish.
  */
 static void
 split(Batch *batch, Snapshot snapshot, Batch *held, bool *truncated)
@@ -333,7 +365,7 @@ split(Batch *batch, Snapshot snapshot, Batch *held, bool *truncated)
 	}
 	ExecDropSingleTupleTableSlot(slot);
 
-	tuplestore_end(batch->store);
+	ib_batch_end_store(batch->store);
 	if (batch->transactions)
 		pfree(batch->transactions);
 	*batch = kept;
@@ -380,7 +412,7 @@ ib_batch_finish(Batch *batch, Batch *held)
 		ib_batch_empty(batch);
 		return;
 	}
-	tuplestore_end(batch->store);
+	ib_batch_end_store(batch->store);
 	if (batch->transactions)
 		pfree(batch->transactions);
 	batch->store = held->store;

@@ -65,7 +65,7 @@ typedef struct Batch
 	BatchTransaction current;
 	struct StreamPart *part;	/* where rows go while it is streamed */
 	bool		skip;			/* not wanted */
-	bool		touched;		/* has changes of the source */
+	uint64		met;			/* number of the last that arrived as a whole */
 	Datum	   *row_values;		/* the row being put */
 	bool	   *row_nulls;
 } Batch;
@@ -85,6 +85,7 @@ extern bool ib_batch_settle(Batch *batch, Snapshot snapshot, Batch *held);
 extern void ib_batch_finish(Batch *batch, Batch *held);
 extern bool ib_batch_has_transaction(TransactionId xid, void *arg);
 extern Tuplestorestate *ib_batch_begin_store(void);
+extern void ib_batch_end_store(Tuplestorestate *store);
 extern void ib_batch_add_transaction(Batch *batch,
 									 const BatchTransaction *transaction);
 extern void ib_batch_move_rows(Tuplestorestate *from, Tuplestorestate *to,

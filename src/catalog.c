@@ -8,6 +8,7 @@
  */
 #include "incbatch.h"
 
+#include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
@@ -21,6 +22,7 @@
 #include "utils/datum.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/varlena.h"
 
@@ -298,22 +300,80 @@ ib_catalog_is_state_table(Oid relid)
 	return found;
 }
 
+/*
+ * What the worker stores of a path must not fail because a session altered,
+ * paused or rebuilds it since the run took its snapshot.  It comes at the end
+ * of a transaction, the rest of which sees the newest rows instead.
+ */
 void
-ib_catalog_set_state(int32 path, PathState state, const char *error)
+ib_catalog_see_latest(void)
 {
-	Oid			types[] = {INT4OID, TEXTOID, TEXTOID};
-	Datum		values[3];
-	char		nulls[] = "   ";
+	XactIsoLevel = XACT_READ_COMMITTED;
+}
 
-	values[0] = Int32GetDatum(path);
-	values[1] = CStringGetTextDatum(state_names[state]);
-	values[2] = error ? CStringGetTextDatum(error) : (Datum) 0;
-	nulls[2] = error ? ' ' : 'n';
+/*
+ * Change the state of a path from the one that the worker knows.  False: it is
+ * another by now, or the path is gone; what a session wants comes first.  But
+ * nothing that a session does brings a lost place in the WAL back.
+ */
+bool
+ib_catalog_change_state(int32 path, PathState from, PathState to, const char *error)
+{
+	Oid			types[] = {INT4OID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[] = {
+		Int32GetDatum(path),
+		CStringGetTextDatum(state_names[to]),
+		error ? CStringGetTextDatum(error) : (Datum) 0,
+		CStringGetTextDatum(state_names[from]),
+	};
+	char		nulls[] = {' ', ' ', error ? ' ' : 'n', ' ', '\0'};
+	bool		changed;
+
+	ib_catalog_see_latest();
 	SPI_connect();
 	ib_spi("UPDATE incbatch.path SET state = $2, last_error = $3,"
-		   " state_since = pg_catalog.clock_timestamp() WHERE id OPERATOR(pg_catalog.=) $1",
-		   SPI_OK_UPDATE, 3, types, values, nulls);
+		   " state_since = pg_catalog.clock_timestamp() WHERE id OPERATOR(pg_catalog.=) $1"
+		   " AND (state OPERATOR(pg_catalog.=) $4 OR $2 OPERATOR(pg_catalog.=) 'needs_rebuild'"
+		   " AND state OPERATOR(pg_catalog.=) ANY ('{running,failed}'))",
+		   SPI_OK_UPDATE, lengthof(types), types, values, nulls);
+	changed = SPI_processed > 0;
 	SPI_finish();
+	return changed;
+}
+
+bool
+ib_catalog_is_running(int32 path)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(path)};
+	bool		running;
+
+	SPI_connect();
+	ib_spi("SELECT FROM incbatch.path WHERE id OPERATOR(pg_catalog.=) $1"
+		   " AND state OPERATOR(pg_catalog.=) 'running'",
+		   SPI_OK_SELECT, lengthof(types), types, values, NULL);
+	running = SPI_processed == 1;
+	SPI_finish();
+	return running;
+}
+
+/*
+ * Lock a path's row for a change of its state, unless a session that is
+ * changing the path has it locked: that may take its time.
+ */
+bool
+ib_catalog_lock_path(int32 path)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(path)};
+	bool		locked;
+
+	SPI_connect();
+	ib_spi("SELECT FROM incbatch.path WHERE id OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE SKIP LOCKED",
+		   SPI_OK_SELECT, 1, types, values, NULL);
+	locked = SPI_processed == 1;
+	SPI_finish();
+	return locked;
 }
 
 /* Store a frontier; its partitions only where they changed, for they may be many. */
@@ -334,12 +394,25 @@ ib_catalog_store_frontier(int32 path, const Frontier *frontier, bool new_partiti
 	values[6] = frontier->partitions;
 	nulls[6] = new_partitions ? ' ' : 'n';
 	values[7] = Int64GetDatum(frontier->meaning);
+	ib_catalog_see_latest();
 	SPI_connect();
 	ib_spi("INSERT INTO incbatch.frontier AS f (path, lsn, decoded_lsn, snapshot, aligned, as_of, partitions, meaning)"
 		   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (path) DO UPDATE"
 		   " SET lsn = $2, decoded_lsn = $3, snapshot = $4, aligned = $5, as_of = $6,"
 		   " partitions = coalesce($7, f.partitions), meaning = $8",
 		   SPI_OK_INSERT, 8, types, values, nulls);
+	SPI_finish();
+}
+
+void
+ib_catalog_forget_frontier(int32 path)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(path)};
+
+	SPI_connect();
+	ib_spi("DELETE FROM incbatch.frontier WHERE path OPERATOR(pg_catalog.=) $1",
+		   SPI_OK_DELETE, 1, types, values, NULL);
 	SPI_finish();
 }
 

@@ -87,9 +87,14 @@ extern bool ib_catalog_exists(void);
 extern List *ib_catalog_paths(void);
 extern int32 ib_catalog_find_pipeline(text *name, Oid *relation, bool missing_ok);
 extern bool ib_catalog_is_state_table(Oid relid);
-extern void ib_catalog_set_state(int32 path, PathState state, const char *error);
+extern void ib_catalog_see_latest(void);
+extern bool ib_catalog_is_running(int32 path);
+extern bool ib_catalog_lock_path(int32 path);
+extern bool ib_catalog_change_state(int32 path, PathState from, PathState to,
+									const char *error);
 extern void ib_catalog_store_frontier(int32 path, const Frontier *frontier,
 									  bool new_partitions);
+extern void ib_catalog_forget_frontier(int32 path);
 extern bool ib_catalog_fetch_frontier(int32 path, Frontier *frontier);
 extern void ib_catalog_copy_path(int32 from, int32 to, Snapshot snapshot);
 extern void ib_catalog_log_batches(List *records);

@@ -74,6 +74,11 @@ static MemoryContext change_context = NULL; /* reset after each change */
 static List *all_batches = NIL;
 static List *streams = NIL;
 static Stream *open_stream = NULL;	/* the one a chunk is arriving of */
+static BatchTransaction arriving;	/* as a whole */
+static uint64 arriving_number = 0;
+static Batch **touched = NULL;	/* batches that take it; room for all */
+static int	ntouched = 0;
+static bool may_be_full = false;	/* a batch that took a transaction was full */
 static TransactionId current_subxid;
 static uint64 last_part = WHOLE_TRANSACTION;
 static uint64 rows_decoded = 0;
@@ -103,6 +108,9 @@ ib_collect_add(Batch *batch)
 	}
 	old = MemoryContextSwitchTo(collect_context);
 	all_batches = lappend(all_batches, batch);
+	if (touched != NULL)
+		pfree(touched);
+	touched = palloc(sizeof(Batch *) * list_length(all_batches));
 	MemoryContextSwitchTo(old);
 	ib_feeds_reset();
 }
@@ -110,7 +118,7 @@ ib_collect_add(Batch *batch)
 static void
 free_part(StreamPart *part)
 {
-	tuplestore_end(part->store);
+	ib_batch_end_store(part->store);
 	list_free_deep(part->runs);
 	if (part->links)
 		pfree(part->links);
@@ -142,12 +150,17 @@ ib_collect_remove(Batch *batch)
 	}
 }
 
-/* Whether a batch is full whose run will make room. */
+/*
+ * Whether a batch is full whose run will make room.  Asked after each
+ * transaction, so the batches are only looked at when one has become full.
+ */
 bool
 ib_batches_full(void)
 {
 	ListCell   *lc;
 
+	if (!may_be_full)
+		return false;
 	foreach(lc, all_batches)
 	{
 		Batch	   *batch = lfirst(lc);
@@ -155,6 +168,7 @@ ib_batches_full(void)
 		if (ib_batch_is_full(batch) && !batch->stuck)
 			return true;
 	}
+	may_be_full = false;
 	return false;
 }
 
@@ -169,41 +183,48 @@ ib_batches_rows_decoded(void)
  * ----------------------------------------------------------------
  */
 
-/* A transaction that arrives as a whole. */
+/*
+ * A transaction that arrives as a whole.  Most batches of a database have
+ * nothing to do with it: each learns of it at the first change it may want.
+ */
 void
 ib_batches_begin(TransactionId xid, XLogRecPtr commit_lsn,
 				 TimestampTz commit_time)
 {
-	ListCell   *lc;
+	arriving = (BatchTransaction) {
+		.xid = xid,
+		.commit_lsn = commit_lsn,
+		.commit_time = commit_time,
+		.truncated_at = -1,
+	};
+	arriving_number++;
+	ntouched = 0;
+}
 
-	foreach(lc, all_batches)
-	{
-		Batch	   *batch = lfirst(lc);
+static void
+meet_transaction(Batch *batch)
+{
+	batch->met = arriving_number;
+	batch->current = arriving;
+	batch->skip = ib_frontier_includes(&batch->frontier, arriving.xid,
+									   arriving.commit_lsn);
+	if (!batch->skip)
+		touched[ntouched++] = batch;
+}
 
-		batch->current = (BatchTransaction) {
-			.xid = xid,
-			.commit_lsn = commit_lsn,
-			.commit_time = commit_time,
-			.truncated_at = -1,
-		};
-		batch->touched = false;
-		batch->skip = ib_frontier_includes(&batch->frontier, xid, commit_lsn);
-	}
+static void
+add_transaction(Batch *batch, const BatchTransaction *transaction)
+{
+	ib_batch_add_transaction(batch, transaction);
+	may_be_full |= ib_batch_is_full(batch);
 }
 
 void
 ib_batches_commit(void)
 {
-	ListCell   *lc;
-
-	foreach(lc, all_batches)
-	{
-		Batch	   *batch = lfirst(lc);
-
-		if (batch->touched)
-			ib_batch_add_transaction(batch, &batch->current);
-		batch->touched = false;
-	}
+	for (int i = 0; i < ntouched; i++)
+		add_transaction(touched[i], &touched[i]->current);
+	ntouched = 0;
 }
 
 static Stream *
@@ -369,7 +390,7 @@ join_batch(StreamPart *part, BatchTransaction *transaction)
 		}
 		ExecDropSingleTupleTableSlot(slot);
 	}
-	ib_batch_add_transaction(batch, transaction);
+	add_transaction(batch, transaction);
 }
 
 void
@@ -500,9 +521,10 @@ intakes_of(Relation rel)
 		Intake	   *intake = lfirst(lc);
 		Batch	   *batch = intake->batch;
 
+		if (open_stream == NULL && batch->met != arriving_number)
+			meet_transaction(batch);
 		if (batch->skip)
 			continue;
-		batch->touched = true;
 		if (open_stream != NULL && batch->part == NULL)
 			(void) current_run(batch, false);
 		if (intake->tells)

@@ -26,10 +26,13 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
 #include "storage/lmgr.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/varlena.h"
 
@@ -42,6 +45,7 @@ PG_FUNCTION_INFO_V1(ib_create_consumer);
 PG_FUNCTION_INFO_V1(ib_set_tier);
 PG_FUNCTION_INFO_V1(ib_set_freshness);
 PG_FUNCTION_INFO_V1(ib_drop_consumer);
+PG_FUNCTION_INFO_V1(ib_closed_before);
 
 /* How fresh a consumer wants to be. */
 typedef struct Cadence
@@ -51,6 +55,13 @@ typedef struct Cadence
 	Interval	freshness;
 	Interval	trigger;
 } Cadence;
+
+/* What a consumer with emit => 'final' has beside. */
+typedef struct Final
+{
+	Datum		closed_before;	/* see incbatch.consumer */
+	char	   *condition;		/* of its view */
+} Final;
 
 /* ----------------------------------------------------------------
  *		Freshness and trigger
@@ -211,12 +222,88 @@ inline_view(Query *query, Oid view)
 }
 
 /*
+ * The condition that a group's windows are closed where a consumer's path is,
+ * on rows "t" of the pipeline's view, whose columns may have other names than
+ * those of the query.
+ */
+static char *
+closed_condition(PipelineQuery *pq, AttrNumber event_time, Oid pipeline_relation,
+				 int32 consumer)
+{
+	StringInfoData condition;
+	ListCell   *lc;
+	ListCell   *lt;
+
+	initStringInfo(&condition);
+	foreach(lc, ib_window_keys_of(pq, event_time))
+	{
+		WindowKey  *window = lfirst(lc);
+		char	   *column = NULL;
+
+		foreach(lt, pq->query->targetList)
+		{
+			TargetEntry *entry = lfirst_node(TargetEntry, lt);
+
+			if (!entry->resjunk && strcmp(entry->resname, window->output) == 0)
+				column = get_attname(pipeline_relation, entry->resno, false);
+		}
+		appendStringInfo(&condition, "%s t.%s OPERATOR(pg_catalog.<) (SELECT %s)",
+						 condition.len ? " OR" : " WHERE", quote_identifier(column),
+						 ib_watermark_from_timestamp(exprType((Node *) window->key->expr),
+													 psprintf("incbatch.closed_before(%d, %d)", consumer,
+															  foreach_current_index(lc) + 1)));
+	}
+	return condition.data;
+}
+
+/* What a consumer with emit => 'final' needs: which windows close, and how. */
+static Final *
+find_final(int32 pipeline, Oid pipeline_relation, int32 consumer)
+{
+	Final	   *final = palloc0(sizeof(Final));
+	int			guc_level = NewGUCNestLevel();
+	Oid			definition;
+	AttrNumber	event_time;
+	bool		tracks_lookups;
+	bool		closes = ib_pipeline_closes(pipeline, &definition, &event_time, &tracks_lookups);
+	PipelineQuery *pq;
+	Datum	   *values;
+	List	   *cuts;
+
+	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
+	pq = ib_query_analyze(ib_query_of_view(definition));
+	if (ib_window_keys_of(pq, event_time) == NIL)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("emit => 'final' needs a window of event time"),
+				errdetail("No column of the result of pipeline \"%s\" is a window that its query groups by, so there is nothing to close.",
+						  get_rel_name(pipeline_relation)),
+				errhint("Pass emit => 'update'."));
+	if (!closes)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("emit => 'final' needs a pipeline with lateness"),
+				errdetail("Without lateness the windows of pipeline \"%s\" never close.",
+						  get_rel_name(pipeline_relation)),
+				errhint("Run incbatch.alter_pipeline with a lateness first."));
+	cuts = ib_watermark_cuts(pq, event_time);
+	values = palloc(sizeof(Datum) * list_length(cuts));
+	for (int i = 0; i < list_length(cuts); i++)
+		values[i] = CStringGetTextDatum(list_nth(cuts, i));
+	final->closed_before = PointerGetDatum(construct_array(values, list_length(cuts), TEXTOID, -1,
+														   false, TYPALIGN_INT));
+	final->condition = closed_condition(pq, event_time, pipeline_relation, consumer);
+	AtEOXact_GUC(false, guc_level);
+	return final;
+}
+
+/*
  * Create a consumer's view, as the owner of the pipeline.  It shows what the
  * pipeline's view shows, which it has in itself: from here on each of the two
  * may read another path.
  */
 static Oid
-create_relation(RangeVar *name, Oid pipeline_relation, Oid owner)
+create_relation(RangeVar *name, Oid pipeline_relation, Oid owner, const char *condition)
 {
 	List	   *settings = list_make2("search_path", "pg_catalog, pg_temp");
 	OwnerScope	scope;
@@ -225,9 +312,9 @@ create_relation(RangeVar *name, Oid pipeline_relation, Oid owner)
 	Query	   *query;
 
 	ib_enter_role(owner, settings, &scope);
-	ib_spi(psprintf("CREATE VIEW %s AS SELECT * FROM %s t",
+	ib_spi(psprintf("CREATE VIEW %s AS SELECT * FROM %s t%s",
 					quote_qualified_identifier(name->schemaname, name->relname),
-					ib_query_relation_name(pipeline_relation)),
+					ib_query_relation_name(pipeline_relation), condition),
 		   SPI_OK_UTILITY, 0, NULL, NULL, NULL);
 	ib_leave_owner(&scope);
 
@@ -291,15 +378,34 @@ require_consumer(int32 pipeline, Oid pipeline_relation, text *consumer)
 	return id;
 }
 
+static int32
+next_number(void)
+{
+	Oid			save_userid;
+	int			save_context;
+	int32		number;
+	bool		isnull;
+
+	ib_catalog_become_owner(&save_userid, &save_context);
+	SPI_connect();
+	ib_spi("SELECT pg_catalog.nextval(pg_catalog.pg_get_serial_sequence('incbatch.consumer', 'id'))::pg_catalog.int4",
+		   SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	number = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	SPI_finish();
+	SetUserIdAndSecContext(save_userid, save_context);
+	return number;
+}
+
 /*
  * Add a consumer that reads, until the family is arranged, what the pipeline's
  * view reads.
  */
 static void
-insert_consumer(int32 pipeline, text *consumer, Oid relation, const Cadence *cadence,
-				text *emit)
+insert_consumer(int32 number, int32 pipeline, text *consumer, Oid relation,
+				const Cadence *cadence, const Final *final)
 {
-	Oid			types[] = {TEXTOID, INT4OID, OIDOID, INT4OID, INTERVALOID, INTERVALOID, TEXTOID};
+	Oid			types[] = {TEXTOID, INT4OID, OIDOID, INT4OID, INTERVALOID, INTERVALOID, TEXTOID,
+	TEXTARRAYOID, INT4OID};
 	Datum		values[] = {
 		PointerGetDatum(consumer),
 		Int32GetDatum(pipeline),
@@ -307,15 +413,19 @@ insert_consumer(int32 pipeline, text *consumer, Oid relation, const Cadence *cad
 		Int32GetDatum(cadence->tier),
 		IntervalPGetDatum(&cadence->freshness),
 		IntervalPGetDatum(&cadence->trigger),
-		PointerGetDatum(emit),
+		CStringGetTextDatum(final ? "final" : "update"),
+		final ? final->closed_before : (Datum) 0,
+		Int32GetDatum(number),
 	};
-	char		nulls[] = "       ";
+	char		nulls[] = "         ";
 
 	if (!cadence->has_tier)
 		nulls[3] = 'n';
-	ib_change_catalog("INSERT INTO incbatch.consumer (consumer, pipeline, path, relation, tier,"
-					  " freshness, trigger_interval, emit)"
-					  " SELECT $1, $2, a.id, $3, $4, $5, $6, $7 FROM incbatch.path a"
+	if (final == NULL)
+		nulls[7] = 'n';
+	ib_change_catalog("INSERT INTO incbatch.consumer (id, consumer, pipeline, path, relation, tier,"
+					  " freshness, trigger_interval, emit, closed_before) OVERRIDING SYSTEM VALUE"
+					  " SELECT $9, $1, $2, a.id, $3, $4, $5, $6, $7, $8 FROM incbatch.path a"
 					  " WHERE a.pipeline OPERATOR(pg_catalog.=) $2 ORDER BY a.trigger_interval, a.id LIMIT 1",
 					  SPI_OK_INSERT, lengthof(types), types, values, nulls);
 }
@@ -355,6 +465,18 @@ check_names(FunctionCallInfo fcinfo)
 	ib_shmem_require();
 }
 
+/* Does a consumer want final rows only? */
+static bool
+check_emit(const char *emit)
+{
+	if (strcmp(emit, "update") != 0 && strcmp(emit, "final") != 0)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("emit \"%s\" does not exist", emit),
+				errhint("It is 'update' or 'final'."));
+	return strcmp(emit, "final") == 0;
+}
+
 /*
  * incbatch.create_consumer: see sql/incbatch--1.0.sql.
  */
@@ -370,11 +492,15 @@ ib_create_consumer(PG_FUNCTION_ARGS)
 	int32		pipeline;
 	int32		tier = PG_ARGISNULL(TIER) ? 0 : PG_GETARG_INT32(TIER);
 	Cadence		cadence;
+	int32		number;
+	bool		is_final;
+	Final	   *final;
 	char	   *name;
 	RangeVar   *rv;
 
 	check_names(fcinfo);
 	ib_refuse_null(fcinfo, EMIT, "emit");
+	is_final = check_emit(text_to_cstring(PG_GETARG_TEXT_PP(EMIT)));
 	find_cadence(PG_ARGISNULL(TIER) ? NULL : &tier,
 				 PG_ARGISNULL(FRESHNESS) ? NULL : PG_GETARG_INTERVAL_P(FRESHNESS),
 				 PG_ARGISNULL(TRIGGER) ? NULL : PG_GETARG_INTERVAL_P(TRIGGER), &cadence);
@@ -383,8 +509,6 @@ ib_create_consumer(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				errmsg("a consumer's name must not be empty"));
-	if (strcmp(text_to_cstring(PG_GETARG_TEXT_PP(EMIT)), "update") != 0)
-		ib_refuse_parameter("emit", "'update'");
 
 	pipeline = ib_family_lock(PG_GETARG_TEXT_PP(PIPELINE), &pipeline_relation);
 	if (find_consumer(pipeline, PG_GETARG_TEXT_PP(CONSUMER), &relation) != 0)
@@ -394,9 +518,11 @@ ib_create_consumer(PG_FUNCTION_ARGS)
 					   name, get_rel_name(pipeline_relation)),
 				errhint("incbatch.set_tier and incbatch.set_freshness change it."));
 	rv = relation_name(fcinfo, RELATION, pipeline_relation, name);
-	relation = create_relation(rv, pipeline_relation, ib_relation_owner(pipeline_relation));
-	insert_consumer(pipeline, PG_GETARG_TEXT_PP(CONSUMER), relation, &cadence,
-					PG_GETARG_TEXT_PP(EMIT));
+	number = next_number();
+	final = is_final ? find_final(pipeline, pipeline_relation, number) : NULL;
+	relation = create_relation(rv, pipeline_relation, ib_family_owner(pipeline, pipeline_relation),
+							   final ? final->condition : "");
+	insert_consumer(number, pipeline, PG_GETARG_TEXT_PP(CONSUMER), relation, &cadence, final);
 	ib_family_arrange(pipeline, pipeline_relation, NIL);
 	PG_RETURN_OID(relation);
 }
@@ -453,4 +579,86 @@ ib_drop_consumer(PG_FUNCTION_ARGS)
 					  SPI_OK_DELETE, 1, types, values, NULL);
 	ib_family_arrange(pipeline, pipeline_relation, list_make1_oid(relation));
 	PG_RETURN_BOOL(true);
+}
+
+/* ----------------------------------------------------------------
+ *		What closed windows are
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * What incbatch.closed_before must know, as the calling query's snapshot shows
+ * it.  False: the consumer's path has no watermark.
+ */
+static bool
+read_closed(int32 consumer, int32 number, char **sql, List **settings, Datum *closed)
+{
+	Oid			types[] = {INT4OID, INT4OID};
+	Datum		values[] = {Int32GetDatum(consumer), Int32GetDatum(number)};
+	MemoryContext caller = CurrentMemoryContext;
+	Oid			save_userid;
+	int			save_context;
+	bool		isnull;
+	bool		found;
+	Datum	   *elements;
+	int			n;
+
+	ib_catalog_become_owner(&save_userid, &save_context);
+	SPI_connect();
+	if (SPI_execute_with_args("SELECT c.closed_before[$2], w.closed, p.settings FROM incbatch.consumer c"
+							  " JOIN incbatch.pipeline p ON p.id OPERATOR(pg_catalog.=) c.pipeline"
+							  " JOIN incbatch.path_watermark w ON w.path OPERATOR(pg_catalog.=) c.path"
+							  " WHERE c.id OPERATOR(pg_catalog.=) $1 AND c.closed_before[$2] IS NOT NULL",
+							  2, types, values, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read incbatch.consumer");
+	MemoryContextSwitchTo(caller);
+	found = SPI_processed == 1;
+	if (found)
+	{
+		HeapTuple	tuple = SPI_tuptable->vals[0];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+
+		*sql = TextDatumGetCString(SPI_getbinval(tuple, desc, 1, &isnull));
+		*closed = SPI_getbinval(tuple, desc, 2, &isnull);
+		deconstruct_array(DatumGetArrayTypeP(SPI_getbinval(tuple, desc, 3, &isnull)), TEXTOID, -1,
+						  false, TYPALIGN_INT, &elements, NULL, &n);
+		*settings = NIL;
+		for (int i = 0; i < n; i++)
+			*settings = lappend(*settings, TextDatumGetCString(elements[i]));
+	}
+	SPI_finish();
+	SetUserIdAndSecContext(save_userid, save_context);
+	return found;
+}
+
+/*
+ * incbatch.closed_before: evaluated with the settings of the pipeline, for its
+ * windows do not depend on the reader's time zone.
+ */
+Datum
+ib_closed_before(PG_FUNCTION_ARGS)
+{
+	Oid			types[] = {TIMESTAMPOID};
+	char	   *sql;
+	List	   *settings;
+	Datum		closed;
+	Datum		result;
+	bool		isnull;
+	int			guc_level;
+
+	if (!read_closed(PG_GETARG_INT32(0), PG_GETARG_INT32(1), &sql, &settings, &closed))
+		PG_RETURN_NULL();
+	guc_level = NewGUCNestLevel();
+	ib_apply_settings(settings);
+	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
+	SPI_connect();
+	if (SPI_execute_with_args(sql, 1, types, &closed, NULL, true, 1) != SPI_OK_SELECT ||
+		SPI_processed != 1)
+		elog(ERROR, "could not compute which windows are closed");
+	result = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	SPI_finish();
+	AtEOXact_GUC(false, guc_level);
+	if (isnull)
+		PG_RETURN_NULL();
+	PG_RETURN_DATUM(result);
 }

@@ -17,7 +17,6 @@
 #include "access/xlog.h"
 #include "executor/spi.h"
 #include "storage/lmgr.h"
-#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
@@ -46,10 +45,10 @@ ib_path_can_copy(IbPath *path, IbPath *sibling)
 {
 	bool		can;
 
-	StartTransactionCommand();
-	can = lock_both(path, sibling);
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
+	ib_begin();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	can = lock_both(path, sibling) && ib_catalog_lock_path(path->row->path);
+	ib_commit();
 	return can;
 }
 
@@ -66,33 +65,42 @@ take_frontier(IbPath *path)
 }
 
 /*
- * Copy a sibling that has just run.  False: not now, a table is locked.  The
- * path does not collect; it has the sibling's frontier then.
+ * Copy a sibling that has just run.  False: not now, a table is locked, or the
+ * path itself by a session that changes it, or one of the two is to do something
+ * else by now.  The path does not collect; it has the sibling's frontier then.
  */
 bool
 ib_path_copy(IbPath *path, IbPath *sibling)
 {
 	OwnerScope	scope;
 
-	StartTransactionCommand();
+	ib_begin();
 	if (!lock_both(path, sibling))
 	{
-		CommitTransactionCommand();
-		MemoryContextSwitchTo(TopMemoryContext);
+		ib_commit();
 		return false;
 	}
 	PushActiveSnapshot(GetTransactionSnapshot());
+	if (!ib_catalog_lock_path(path->row->path))
+	{
+		ib_commit();
+		return false;
+	}
 	ib_enter_owner(path, &scope);
 	ib_run_statement(psprintf("DELETE FROM %s", ib_query_relation_name(path->row->state_table)),
 					 SPI_OK_DELETE, NULL);
 	ib_family_copy_rows(sibling->row->state_table, path->row->state_table, GetActiveSnapshot());
 	ib_leave_owner(&scope);
 	ib_catalog_copy_path(sibling->row->path, path->row->path, GetActiveSnapshot());
-	ib_catalog_set_state(path->row->path, PATH_RUNNING, NULL);
+	if (!ib_catalog_change_state(path->row->path, path->row->state, PATH_RUNNING, NULL) ||
+		!ib_catalog_is_running(sibling->row->path))
+	{
+		/* somebody asked for a rebuild meanwhile */
+		ib_rollback();
+		return false;
+	}
 	take_frontier(path);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
+	ib_commit();
 
 	path->row->state = PATH_RUNNING;
 	path->stored_lsn = path->confirmable = path->row->frontier.lsn;

@@ -179,7 +179,7 @@ find_event_time(FunctionCallInfo fcinfo, PipelineQuery *pq)
 	Oid			type;
 
 	if (PG_ARGISNULL(ARG_EVENT_TIME))
-		return ib_watermark_event_time(pq);
+		return ib_window_key_event_time(pq);
 	name = text_to_cstring(PG_GETARG_TEXT_PP(ARG_EVENT_TIME));
 	attnum = get_attnum(pq->source, name);
 	if (attnum <= 0)
@@ -318,6 +318,7 @@ insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 	char		nulls[] = "               ";
 
 	check_lateness(fcinfo, pq, event_time);
+	ib_path_entry_require();
 	if (PG_ARGISNULL(ARG_LATENESS))
 		nulls[11] = 'n';
 	if (PG_ARGISNULL(ARG_RETENTION))

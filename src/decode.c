@@ -201,18 +201,3 @@ ib_decode_confirm(XLogRecPtr lsn)
 	LogicalConfirmReceivedLocation(lsn);
 	ReplicationSlotMarkDirty();
 }
-
-/*
- * Confirming up to here would let the server forget so many bytes of WAL;
- * invalid: there is no such place.
- */
-XLogRecPtr
-ib_decode_release_lsn(int64 bytes)
-{
-	ReplicationSlot *slot = MyReplicationSlot;
-
-	if (slot->candidate_restart_valid == InvalidXLogRecPtr ||
-		slot->candidate_restart_lsn < slot->data.restart_lsn + bytes)
-		return InvalidXLogRecPtr;
-	return slot->candidate_restart_valid;
-}

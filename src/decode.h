@@ -23,6 +23,7 @@ typedef struct SlotPosition
 extern char *ib_slot_name(Oid database);
 extern SlotPosition ib_slot_position(void);
 extern XLogRecPtr ib_slot_create(void);
+extern int64 ib_slot_releasable(XLogRecPtr *lsn);
 extern void ib_slot_drop(void);
 extern void ib_slot_init_worker(void);
 extern XLogRecPtr ib_wal_end(void);
@@ -36,7 +37,6 @@ extern void ib_decode_close(void);
 extern XLogRecPtr ib_decode_upto(XLogRecPtr upto, bool stop_when_full);
 extern XLogRecPtr ib_decode_position(void);
 extern void ib_decode_confirm(XLogRecPtr lsn);
-extern XLogRecPtr ib_decode_release_lsn(int64 bytes);
 extern bool ib_decode_busy(void);
 extern bool ib_decode_flipping(void);
 

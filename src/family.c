@@ -308,20 +308,30 @@ point_view(Family *family, FamilyView *view)
  * ----------------------------------------------------------------
  */
 
-/* The one owner that a pipeline's relations must have. */
+/*
+ * The owner of a pipeline, who must own all its relations: a view reads the
+ * state as its owner, and the worker writes it as the owner of the table.
+ */
 Oid
-ib_family_owner(Oid relation, Oid state_table)
+ib_family_owner(int32 pipeline, Oid relation)
 {
+	Family	   *family = load_family(pipeline, relation);
 	Oid			owner = ib_relation_owner(relation);
+	ListCell   *lc;
 
-	if (ib_relation_owner(state_table) != owner)
-		ereport(ERROR,
-				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				errmsg("the relations of pipeline \"%s\" have several owners", get_rel_name(relation)),
-				errdetail("Its view belongs to %s, its state table %s to %s.",
-						  GetUserNameFromId(owner, false), get_rel_name(state_table),
-						  GetUserNameFromId(ib_relation_owner(state_table), false)),
-				errhint("Give them to one role by ALTER TABLE … OWNER TO."));
+	foreach(lc, family->paths)
+	{
+		Oid			table = ((FamilyPath *) lfirst(lc))->table;
+
+		if (ib_relation_owner(table) != owner)
+			ereport(ERROR,
+					errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					errmsg("the relations of pipeline \"%s\" have several owners", get_rel_name(relation)),
+					errdetail("The view belongs to role \"%s\", its state table \"%s\" to role \"%s\".",
+							  GetUserNameFromId(owner, false), get_rel_name(table),
+							  GetUserNameFromId(ib_relation_owner(table), false)),
+					errhint("Give all of them to one role by ALTER TABLE … OWNER TO."));
+	}
 	return owner;
 }
 
@@ -436,6 +446,7 @@ insert_path(Family *family, Oid table, Interval *trigger)
 	IntervalPGetDatum(trigger)};
 	int32		path;
 
+	ib_path_entry_require();
 	SPI_connect();
 	ib_spi("INSERT INTO incbatch.path (pipeline, relation, trigger_interval)"
 		   " VALUES ($1, $2, $3) RETURNING id",
@@ -452,7 +463,7 @@ add_path(Family *family, Interval *trigger)
 	FamilyPath *sibling = choose_sibling(family);
 	FamilyPath *path = palloc0(sizeof(FamilyPath));
 	List	   *settings = list_make2("search_path", "pg_catalog, pg_temp");
-	Oid			owner = ib_family_owner(family->relation, sibling->table);
+	Oid			owner = ib_family_owner(family->pipeline, family->relation);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	OwnerScope	scope;
 	Oid			save_userid;

@@ -77,8 +77,8 @@ ib_check_lateness(Interval *interval, bool tracks_lookups)
 		ereport(ERROR,
 				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				errmsg("lateness cannot go with track_lookups"),
-				errdetail("A lookup row that changes would have to leave closed windows and late rows as they are; that is not supported yet."),
-				errhint("Leave one of the two out."));
+				errdetail("A lookup row that changes moves all rows of the source that match it to other groups, those of closed windows too, which then would no longer stay as they are."),
+				errhint("Leave lateness out to follow the lookups, or track_lookups to close windows."));
 	if (interval->month != 0)
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -135,9 +135,9 @@ ib_change_catalog(const char *sql, int expected, int nargs, const Oid *types,
 }
 
 /* Do windows of a pipeline close, and what would they be? */
-static bool
-has_lateness(int32 pipeline, Oid *definition, AttrNumber *event_time,
-			 bool *tracks_lookups)
+bool
+ib_pipeline_closes(int32 pipeline, Oid *definition, AttrNumber *event_time,
+				   bool *tracks_lookups)
 {
 	Oid			types[] = {INT4OID};
 	Datum		values[] = {Int32GetDatum(pipeline)};
@@ -226,7 +226,7 @@ ib_alter_pipeline(PG_FUNCTION_ARGS)
 	ib_refuse_null(fcinfo, 0, "name");
 	ib_shmem_require();
 	pipeline = ib_own_pipeline(PG_GETARG_TEXT_PP(0), &relation);
-	closes = has_lateness(pipeline, &definition, &event_time, &tracks_lookups);
+	closes = ib_pipeline_closes(pipeline, &definition, &event_time, &tracks_lookups);
 	if (!PG_ARGISNULL(2))
 	{
 		ib_check_lateness(PG_GETARG_INTERVAL_P(2), tracks_lookups);

@@ -19,6 +19,8 @@ extern void ib_check_trigger_interval(Interval *interval);
 extern void ib_check_lateness(Interval *interval, bool tracks_lookups);
 extern void ib_check_retention(Interval *interval, bool closes);
 extern int32 ib_own_pipeline(text *name, Oid *relation);
+extern bool ib_pipeline_closes(int32 pipeline, Oid *definition, AttrNumber *event_time,
+							   bool *tracks_lookups);
 extern void ib_change_catalog(const char *sql, int expected, int nargs,
 							  const Oid *types, const Datum *values,
 							  const char *nulls);
@@ -29,7 +31,7 @@ extern void ib_drop_relations(List *relations);
 extern RangeVar *ib_sibling_name(Oid schema, const char *name, const char *label);
 
 /* wait.c */
-extern List *ib_running_paths(int32 pipeline);
+extern List *ib_running_paths(int32 pipeline, bool freshest);
 extern void ib_refresh(int32 pipeline);
 
 #endif							/* IB_FUNCTIONS_H */

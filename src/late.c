@@ -448,6 +448,7 @@ ib_late_store(IbPath *path, LateRun *run)
 {
 	ListCell   *lc;
 
+	ib_catalog_see_latest();
 	SPI_connect();
 	store_watermark(path->row->path, &run->mark);
 	if (run->anew || run->trim != DT_NOBEGIN)
@@ -484,11 +485,12 @@ ib_watermark(PG_FUNCTION_ARGS)
 	values[0] = Int32GetDatum(ib_catalog_find_pipeline(PG_GETARG_TEXT_PP(0), &relation, false));
 	ib_catalog_become_owner(&save_userid, &save_context);
 	SPI_connect();
-	ib_spi("SELECT NULLIF(pg_catalog.max(w.watermark), '-infinity') FROM incbatch.path_watermark w"
-		   " JOIN incbatch.path a ON a.id OPERATOR(pg_catalog.=) w.path"
-		   " WHERE a.pipeline OPERATOR(pg_catalog.=) $1",
+	ib_spi("SELECT NULLIF(w.watermark, '-infinity') FROM incbatch.path a"
+		   " LEFT JOIN incbatch.path_watermark w ON w.path OPERATOR(pg_catalog.=) a.id"
+		   " WHERE a.pipeline OPERATOR(pg_catalog.=) $1 ORDER BY a.trigger_interval, a.id LIMIT 1",
 		   SPI_OK_SELECT, 1, types, values, NULL);
-	result = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	if (SPI_processed == 1)
+		result = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 	SPI_finish();
 	SetUserIdAndSecContext(save_userid, save_context);
 	if (isnull)

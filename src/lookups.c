@@ -592,11 +592,108 @@ ib_lookups_affected(PipelineQuery *pq, int batch_columns)
 					ib_query_relation_name(pq->source), text.data);
 }
 
-/* A lookup as it is, in the form of its batch. */
-char *
-ib_lookups_present(TrackedLookup *lookup)
+/* ----------------------------------------------------------------
+ *		A LEFT JOINed lookup as it is
+ * ----------------------------------------------------------------
+ */
+
+/* The conditions of the LEFT JOIN of a lookup, or NIL. */
+static List *
+join_conditions(Node *node, int lookup)
 {
-	return psprintf("SELECT %s FROM %s t",
-					columns_as_in_batch(lookup->relid, lookup->needed, lookup->columns),
-					ib_query_relation_name(lookup->relid));
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	if (IsA(node, FromExpr))
+	{
+		foreach(lc, ((FromExpr *) node)->fromlist)
+			result = list_concat(result, join_conditions(lfirst(lc), lookup));
+	}
+	else if (IsA(node, JoinExpr))
+	{
+		JoinExpr   *join = (JoinExpr *) node;
+
+		if (join->jointype == JOIN_LEFT && IsA(join->rarg, RangeTblRef) &&
+			((RangeTblRef *) join->rarg)->rtindex == lookup)
+			return make_ands_implicit((Expr *) join->quals);
+		result = list_concat(join_conditions(join->larg, lookup),
+							 join_conditions(join->rarg, lookup));
+	}
+	return result;
+}
+
+/* An expression over the source's rows that a run offers by a name. */
+static char *
+of_source(PipelineQuery *pq, Node *expr, int batch_columns, const char *name)
+{
+	Query	   *query = makeNode(Query);
+	StandIn    *source = source_stand_in(pq, batch_columns, name);
+	RangeTblRef *ref = makeNode(RangeTblRef);
+
+	expr = copyObject(expr);
+	ChangeVarNodes(expr, pq->source_index, 1, 0);
+	source->index = ref->rtindex = 1;
+	query->commandType = CMD_SELECT;
+	query->rtable = list_make1(copyObject(rt_fetch(pq->source_index, pq->query->rtable)));
+	query->jointree = makeFromExpr(list_make1(ref), NULL);
+	query->targetList = list_make1(makeTargetEntry((Expr *) expr, 1, pstrdup("key"), false));
+	ib_query_replace(query, source);
+	return pg_get_querydef(query, false);
+}
+
+/*
+ * The rows t of a lookup that rows of the batch and affected ones can match, if
+ * a condition makes a column of it equal to what the source says; else NULL.
+ */
+static char *
+matching_rows(PipelineQuery *pq, TrackedLookup *lookup, int batch_columns)
+{
+	Bitmapset  *source = bms_make_singleton(pq->source_index);
+	ListCell   *lc;
+
+	foreach(lc, join_conditions((Node *) pq->query->jointree, lookup->index))
+	{
+		OpExpr	   *op = lfirst(lc);
+
+		if (!IsA(op, OpExpr) || list_length(op->args) != 2 ||
+			!op_mergejoinable(op->opno, exprType(linitial(op->args))))
+			continue;
+		for (int side = 0; side < 2; side++)
+		{
+			Var		   *column = list_nth(op->args, side);
+			Node	   *other = list_nth(op->args, 1 - side);
+			Oid			opno = side == 0 ? op->opno : get_commutator(op->opno);
+
+			if (!IsA(column, Var) || column->varno != lookup->index || !OidIsValid(opno) ||
+				!bms_equal(pull_varnos(NULL, other), source) ||
+				column->varcollid != exprCollation(other) || column->varcollid != op->inputcollid)
+				continue;
+			return psprintf("t.%s %s ANY (%s UNION ALL %s)",
+							quote_identifier(get_attname(lookup->relid, column->varattno, false)),
+							ib_query_operator(opno),
+							of_source(pq, other, batch_columns, BATCH_RELATION),
+							of_source(pq, other, batch_columns, AFFECTED_RELATION));
+		}
+	}
+	return NULL;
+}
+
+/*
+ * A lookup of which the old version is asked, as it is, in the form of its
+ * batch.  Where no other lookup changed but LEFT JOINed ones, rows of the source
+ * come from its batch and from the affected ones, and only what these match is
+ * read: not *whole.
+ */
+char *
+ib_lookups_present(PipelineQuery *pq, TrackedLookup *lookup, int batch_columns, bool *whole)
+{
+	char	   *text = psprintf("SELECT %s FROM %s t",
+								columns_as_in_batch(lookup->relid, lookup->needed, lookup->columns),
+								ib_query_relation_name(lookup->relid));
+	char	   *matching = NULL;
+
+	if (bms_is_subset(pq->changed, right_sides((Node *) pq->query->jointree)))
+		matching = matching_rows(pq, lookup, batch_columns);
+	*whole = matching == NULL;
+	return *whole ? text : psprintf("%s WHERE %s", text, matching);
 }

@@ -65,7 +65,15 @@ typedef struct IbPath
 	int			nruns;			/* ever; the next one's place, modulo IB_RUN_TIMES */
 	int64		run_time;		/* their 99th percentile */
 	bool		seen;			/* by the reload under way */
+	bool		preparing;		/* its statements are being made, nothing else */
 } IbPath;
+
+/* path.c */
+extern void ib_begin(void);
+extern void ib_begin_catalog(const char *activity);
+extern void ib_commit(void);
+extern void ib_rollback(void);
+extern bool ib_path_change_state(IbPath *path, PathState state, const char *error);
 
 /* apply.c */
 extern void ib_path_prepare(IbPath *path);
@@ -77,7 +85,6 @@ extern void ib_flush_batch_log(void);
 
 extern bool ib_begin_run(IbPath *path, bool with_source, Frontier *frontier,
 						 XLogRecPtr *horizon);
-extern void ib_leave_run(void);
 extern void ib_find_frontier(IbPath *path, Frontier *frontier);
 extern void ib_commit_run(IbPath *path, const Frontier *frontier);
 

@@ -187,7 +187,7 @@ add_key(PipelineQuery *pq, SortGroupClause *clause)
 	}
 	pq->keys = lappend(pq->keys, key);
 	key->number = list_length(pq->keys);
-	ib_recompute_find_window(pq, key);
+	ib_window_key_find(pq, key);
 }
 
 /* ----------------------------------------------------------------
@@ -392,7 +392,6 @@ ib_query_analyze(Query *query)
 	(void) collect_aggregates(query->havingQual, pq);
 	if (pq->state == NIL)
 		ib_aggregate_add(pq, NULL);
-	ib_watermark_find_windows(pq);
 	return pq;
 }
 

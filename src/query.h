@@ -188,7 +188,8 @@ extern char *ib_query_expression(List *rtable, Node *expr);
 extern PipelineQuery *ib_lookups_analyze(Query *query);
 extern char *ib_lookups_rows_text(PipelineQuery *pq, int batch_columns);
 extern char *ib_lookups_affected(PipelineQuery *pq, int batch_columns);
-extern char *ib_lookups_present(TrackedLookup *lookup);
+extern char *ib_lookups_present(PipelineQuery *pq, TrackedLookup *lookup,
+								 int batch_columns, bool *whole);
 extern char *ib_lookups_batch_name(const TrackedLookup *lookup);
 extern char *ib_lookups_old_name(const TrackedLookup *lookup);
 extern bool ib_lookups_reads_old(const PipelineQuery *pq);
@@ -208,6 +209,7 @@ extern void ib_check_clauses(Query *query);
 extern List *ib_check_everything(PipelineQuery *pq);
 
 /* query_order.c */
+extern bool ib_query_is_ordered(Query *query);
 extern void ib_check_windows(Query *query);
 extern void ib_check_lookup_order(Query *query, bool exists);
 
@@ -216,7 +218,7 @@ extern int64 ib_query_meaning(Query *query, int64 before);
 
 /* aggregate.c */
 extern void ib_aggregate_add(PipelineQuery *pq, Aggref *aggref);
-extern void ib_aggregate_check(Aggref *aggref);
+extern void ib_aggregate_check(Aggref *aggref, bool rows_ordered);
 
 /* delta.c */
 extern char *ib_delta_state_definition(PipelineQuery *pq, const char *state_table);
@@ -232,7 +234,6 @@ extern char *ib_delta_without_rows(PipelineQuery *pq, const char *state_table);
 extern char *ib_delta_key_list(PipelineQuery *pq, const char *qualifier);
 
 /* recompute.c */
-extern void ib_recompute_find_window(PipelineQuery *pq, KeyColumn *key);
 extern char *ib_recompute_times(PipelineQuery *pq);
 extern char *ib_recompute(PipelineQuery *pq, const char *state_table,
 						  const Bitmapset *nulls, const char *times);
@@ -243,14 +244,17 @@ extern char *ib_recompute_remove(PipelineQuery *pq, const char *state_table,
 extern bool ib_is_window_function(Oid funcid);
 extern void ib_check_window_call(FuncExpr *call);
 
+/* window_key.c */
+extern void ib_window_key_find(PipelineQuery *pq, KeyColumn *key);
+extern AttrNumber ib_window_key_event_time(PipelineQuery *pq);
+extern List *ib_window_keys_of(PipelineQuery *pq, AttrNumber event_time);
+
 /* watermark.c */
-extern void ib_watermark_find_windows(PipelineQuery *pq);
-extern AttrNumber ib_watermark_event_time(PipelineQuery *pq);
-extern List *ib_watermark_windows(PipelineQuery *pq, AttrNumber event_time);
 extern void ib_watermark_check(PipelineQuery *pq, AttrNumber event_time);
 extern char *ib_watermark_past(PipelineQuery *pq, AttrNumber event_time,
 							   const char *qualifier, bool output,
 							   const char *relation, const char *column);
+extern List *ib_watermark_cuts(PipelineQuery *pq, AttrNumber event_time);
 extern char *ib_watermark_from_timestamp(Oid type, const char *value);
 
 #endif							/* IB_QUERY_H */

@@ -49,6 +49,7 @@ typedef struct CheckContext
 	PipelineQuery *pq;
 	Oid			view;			/* whose query it is; InvalidOid: the pipeline's */
 	bool		exists;			/* under EXISTS, where LIMIT takes nothing away */
+	bool		ordered;		/* the rows come in an order of their own */
 	List	   *relations;		/* OIDs of all that it reads */
 } CheckContext;
 
@@ -162,7 +163,7 @@ refuse_changing_expression(Node *node, CheckContext *context)
 	if (IsA(node, FuncExpr) && ib_is_window_function(((FuncExpr *) node)->funcid))
 		ib_check_window_call((FuncExpr *) node);
 	if (IsA(node, Aggref))
-		ib_aggregate_check((Aggref *) node);
+		ib_aggregate_check((Aggref *) node, context->ordered);
 	else
 		(void) check_functions_in_node(node, refuse_changing_function, context);
 }
@@ -232,14 +233,17 @@ static void
 check_query(Query *query, CheckContext *context)
 {
 	bool		exists = context->exists;
+	bool		ordered = context->ordered;
 
 	context->exists = false;
+	context->ordered = ib_query_is_ordered(query);
 	if (query->rowMarks)
 		ib_refuse_clause("FOR UPDATE or FOR SHARE", "A pipeline locks no rows.",
 						 "Leave the locking clause out.");
 	if (query != context->pq->query)
 		ib_check_lookup_order(query, exists);
 	(void) query_tree_walker(query, check_tree, context, QTW_EXAMINE_RTES_BEFORE);
+	context->ordered = ordered;
 }
 
 static bool

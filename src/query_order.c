@@ -47,7 +47,7 @@ reads_more(Node *node, List *known)
 		return false;
 	if (IsA(node, Var))
 		return ((Var *) node)->varlevelsup == 0;
-	if (IsA(node, Aggref) || IsA(node, GroupingFunc))
+	if (IsA(node, Aggref) || IsA(node, GroupingFunc) || IsA(node, WindowFunc))
 		return true;
 	if (IsA(node, SubLink) || IsA(node, Query))
 		return contain_vars_of_level(node, IsA(node, Query) ? 1 : 0);
@@ -86,25 +86,44 @@ fixed_column(Node *condition, int index)
 	return InvalidAttrNumber;
 }
 
+/* The one entry of FROM that the rows of a query without GROUP BY are of, or 0. */
+static int
+only_entry(Query *query)
+{
+	List	   *from = query->jointree->fromlist;
+
+	if (list_length(from) != 1 || !IsA(linitial(from), RangeTblRef) ||
+		query->groupClause || query->groupingSets)
+		return 0;
+	return linitial_node(RangeTblRef, from)->rtindex;
+}
+
 /*
- * Does a query of one table have its primary key among these expressions?  A
- * column that WHERE compares with a value from outside counts as one of them.
+ * Does a query of one table have its primary key among these expressions, or
+ * one of a function its ordinality?  A column that WHERE compares with a value
+ * from outside counts as one of them.
  */
 static bool
 has_primary_key(Query *query, List *known)
 {
-	List	   *from = query->jointree->fromlist;
+	int			index = only_entry(query);
 	RangeTblEntry *rte;
 	Bitmapset  *key;
 	Oid			constraint;
 	ListCell   *lc;
-	int			index;
 
-	if (list_length(from) != 1 || !IsA(linitial(from), RangeTblRef) ||
-		query->groupClause || query->groupingSets || query->hasAggs || query->hasTargetSRFs)
+	if (index == 0 || query->hasAggs || query->hasTargetSRFs)
 		return false;
-	index = linitial_node(RangeTblRef, from)->rtindex;
 	rte = rt_fetch(index, query->rtable);
+	if (rte->rtekind == RTE_FUNCTION && rte->funcordinality)
+	{
+		foreach(lc, known)
+		{
+			if (column_of(lfirst(lc), index) == list_length(rte->eref->colnames))
+				return true;
+		}
+		return false;
+	}
 	if (rte->rtekind != RTE_RELATION ||
 		(rte->relkind == RELKIND_RELATION && rte->inh && has_subclass(rte->relid)))
 		return false;
@@ -134,6 +153,17 @@ ties_are_alike(Query *query, List *known)
 {
 	return !reads_more((Node *) query->targetList, known) ||
 		has_group_by(query, known) || has_primary_key(query, known);
+}
+
+/* Do a query's rows come in the order in which a function or VALUES makes them? */
+bool
+ib_query_is_ordered(Query *query)
+{
+	int			index = only_entry(query);
+	RangeTblEntry *rte = index == 0 ? NULL : rt_fetch(index, query->rtable);
+
+	return rte != NULL && (rte->rtekind == RTE_FUNCTION || rte->rtekind == RTE_VALUES ||
+						   rte->rtekind == RTE_TABLEFUNC);
 }
 
 /* ----------------------------------------------------------------

@@ -29,11 +29,7 @@
 
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
-#include "nodes/nodeFuncs.h"
-#include "parser/parsetree.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
-#include "utils/timestamp.h"
 
 #include "query.h"
 
@@ -41,158 +37,9 @@
 #define MAX_TIMES "16"
 
 /* ----------------------------------------------------------------
- *		Windows
+ *		Times
  * ----------------------------------------------------------------
  */
-
-/*
- * The length of the units of date_trunc, at most.  In days, for a month that is
- * added in another time zone may be a shorter one.
- */
-static const struct
-{
-	const char *unit;
-	const char *length;
-	const char *zoned_slack;	/* midnight can come twice, where clocks are set back */
-}			units[] =
-{
-	{"second", "1 second", "0"},
-	{"minute", "1 minute", "0"},
-	{"hour", "1 hour", "0"},
-	{"day", "1 day", "1 day"},
-	{"week", "7 days", "1 day"},
-	{"month", "31 days", "1 day"},
-	{"quarter", "92 days", "1 day"},
-	{"year", "366 days", "1 day"},
-};
-
-static bool
-is_known(Node *node)
-{
-	return IsA(node, Const) && !((Const *) node)->constisnull;
-}
-
-static void
-set_window(KeyColumn *key, Var *time, const char *before, const char *length)
-{
-	key->time = time;
-	key->length = pstrdup(length);
-	key->before = psprintf("%s::pg_catalog.interval", quote_literal_cstr(before));
-	key->after = psprintf("%s::pg_catalog.interval + %s",
-						   quote_literal_cstr(length), key->before);
-}
-
-static void
-find_truncation(KeyColumn *key, FuncExpr *call, Var *time)
-{
-	char	   *unit;
-
-	if (!is_known(linitial(call->args)))
-		return;
-	unit = TextDatumGetCString(((Const *) linitial(call->args))->constvalue);
-	for (int i = 0; i < lengthof(units); i++)
-	{
-		if (strcmp(units[i].unit, unit) == 0)
-		{
-			set_window(key, time, time->vartype == TIMESTAMPTZOID ? units[i].zoned_slack : "0",
-					   units[i].length);
-			key->length = psprintf("1 %s", unit);
-		}
-	}
-}
-
-/* tumble, and hop with its two columns: the start and the end of windows */
-static void
-find_size(KeyColumn *key, FuncExpr *call, Var *time, bool is_end)
-{
-	Interval   *size;
-	char	   *length;
-	const char *slack;
-
-	if (!is_known(lsecond(call->args)))
-		return;
-	size = DatumGetIntervalP(((Const *) lsecond(call->args))->constvalue);
-	slack = time->vartype == TIMESTAMPTZOID && size->time == 0 ? "1 day" : "0";
-	if (size->month != 0)
-		length = psprintf("%d days", 31 * size->month);
-	else
-		length = DatumGetCString(DirectFunctionCall1(interval_out, IntervalPGetDatum(size)));
-	set_window(key, time, slack, length);
-	if (is_end)
-	{
-		char	   *before = key->before;
-
-		key->before = key->after;
-		key->after = before;
-	}
-	key->length = DatumGetCString(DirectFunctionCall1(interval_out, IntervalPGetDatum(size)));
-}
-
-/*
- * The call whose result a key is: itself, be it below in a subquery, or a
- * function in FROM.
- */
-static FuncExpr *
-call_of_key(PipelineQuery *pq, KeyColumn *key)
-{
-	Var		   *var = (Var *) key->expr;
-	RangeTblEntry *rte;
-
-	if (var == NULL || !IsA(var, Var) || var->varlevelsup != 0)
-		return (FuncExpr *) ib_query_at_source(pq, (Node *) var);
-	rte = rt_fetch(var->varno, pq->query->rtable);
-	if (rte->rtekind != RTE_FUNCTION)
-		return (FuncExpr *) ib_query_at_source(pq, (Node *) var);
-	if (list_length(rte->functions) != 1 || var->varattno > 2)
-		return NULL;
-	return (FuncExpr *) ib_query_at_source(pq, linitial_node(RangeTblFunction, rte->functions)->funcexpr);
-}
-
-/* Is a key a window of one of the source's columns?  Then say how long. */
-void
-ib_recompute_find_window(PipelineQuery *pq, KeyColumn *key)
-{
-	FuncExpr   *call = call_of_key(pq, key);
-	bool		sized;
-	Var		   *time;
-
-	if (call == NULL || !IsA(call, FuncExpr) || call->args == NIL)
-		return;
-	sized = ib_is_window_function(call->funcid);
-	time = sized || list_length(call->args) == 1 ? linitial(call->args) : lsecond(call->args);
-	if (!IsA(time, Var) || time->varno != pq->source_index || time->varlevelsup != 0 ||
-		time->varattno <= 0)
-		return;
-	if (sized)
-	{
-		find_size(key, call, time, call->funcretset && ((Var *) key->expr)->varattno == 2);
-		return;
-	}
-	if (time->vartype != TIMESTAMPOID && time->vartype != TIMESTAMPTZOID)
-		return;
-	switch (call->funcid)
-	{
-		case F_DATE_TRUNC_TEXT_TIMESTAMP:
-		case F_DATE_TRUNC_TEXT_TIMESTAMPTZ:
-			find_truncation(key, call, time);
-			break;
-		case F_DATE_TRUNC_TEXT_TIMESTAMPTZ_TEXT:
-			if (is_known(lthird(call->args)))
-				find_truncation(key, call, time);
-			break;
-		case F_DATE_BIN_INTERVAL_TIMESTAMP_TIMESTAMP:
-		case F_DATE_BIN_INTERVAL_TIMESTAMPTZ_TIMESTAMPTZ:
-			if (is_known(linitial(call->args)) && is_known(lthird(call->args)))
-				set_window(key, time, "0",
-						   DatumGetCString(DirectFunctionCall1(interval_out,
-															   ((Const *) linitial(call->args))->constvalue)));
-			break;
-		case F_DATE_TIMESTAMP:
-		case F_DATE_TIMESTAMPTZ:
-			set_window(key, time, "1 day", "1 day");
-			break;
-	}
-}
 
 static KeyColumn *
 window_key(PipelineQuery *pq)

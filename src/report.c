@@ -2,7 +2,7 @@
  * report.c
  *	  incbatch.report: how a pipeline is doing, on one screen of text.
  *
- * Consumers beside their freshness, the last hour of each path, the cost of
+ * Consumers beside their freshness, the recent past of each path, the cost of
  * each cadence and the diagnosis.  It only lays out what the views and
  * functions say that it names, read as the caller; what they mean is said
  * there.  Takes no lock but those of its queries, and keeps nothing.
@@ -19,6 +19,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/float.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
@@ -31,14 +32,16 @@
 PG_FUNCTION_INFO_V1(ib_report);
 
 #define WIDTH 78
-#define MAX_CONSUMERS 7
+#define MAX_CONSUMERS 6
 #define MAX_PATHS 3
 #define MAX_CADENCES 8
 #define MAX_QUESTIONS 4
 
-#define MINUTES 60				/* columns of a chart */
+#define COLUMNS 60				/* of a chart */
 #define NAME_COLUMNS 20
 #define BAR_COLUMNS 18
+
+#define IN_SPAN "b.path = $4 AND b.finished_at <= $2 AND b.finished_at > $2 - $3 * interval '1 second'"
 
 typedef struct Report
 {
@@ -46,6 +49,7 @@ typedef struct Report
 	int			line;			/* where the last line begins */
 	Datum		pipeline;		/* regclass */
 	TimestampTz at;				/* the end of the charts */
+	double		span;			/* and how many seconds they show */
 } Report;
 
 /* A path; times in seconds, NaN for one that is not known */
@@ -97,22 +101,23 @@ put_wrapped(Report *report, const char *text, int lines)
 	while (text != NULL && lines-- > 0)
 	{
 		char	   *piece;
-		const char *rest = ib_draw_piece(text, WIDTH - 2, &piece);
+		const char *rest = ib_draw_piece(text, WIDTH, &piece);
 
-		appendStringInfoString(&report->text, "  ");
-		ib_draw_left(&report->text, lines > 0 ? piece : text, WIDTH - 2);
-		end_line(report);
+		put_line(report, lines > 0 ? piece : text);
 		text = rest;
 	}
 }
 
-/* Run a query with the pipeline as $1, the end of the charts as $2, a path as $3. */
+/*
+ * Run a query with the pipeline as $1, the end of the charts as $2, their
+ * length in seconds as $3 and a path as $4.
+ */
 static uint64
 query(Report *report, const char *sql, int32 path)
 {
-	Oid			types[] = {REGCLASSOID, TIMESTAMPTZOID, INT4OID};
+	Oid			types[] = {REGCLASSOID, TIMESTAMPTZOID, FLOAT8OID, INT4OID};
 	Datum		values[] = {report->pipeline, TimestampTzGetDatum(report->at),
-	Int32GetDatum(path)};
+	Float8GetDatum(report->span), Int32GetDatum(path)};
 
 	CHECK_FOR_INTERRUPTS();
 	if (SPI_execute_with_args(sql, lengthof(types), types, values, NULL, true, 0) != SPI_OK_SELECT)
@@ -219,24 +224,24 @@ put_consumers(Report *report)
 }
 
 /*
- * Per minute, the age that the oldest waiting change had reached, and the
+ * Per column, the age that the oldest waiting change had reached, and the
  * longest batch.  A batch whose slowest change took l and that became visible
  * at f says how old the oldest one was at any time from f - l to f; what is
  * not visible yet is younger than the frontier.  NaN: nothing waited.
  */
 static void
-measure_hour(Report *report, const PathLine *path, double *lag, double *run)
+measure_past(Report *report, const PathLine *path, double *lag, double *run)
 {
+	double		width = report->span / COLUMNS;
 	uint64		n = query(report,
-						  "SELECT 3600 - extract(epoch FROM $2 - b.finished_at)::float8,"
+						  "SELECT $3 - extract(epoch FROM $2 - b.finished_at)::float8,"
 						  " extract(epoch FROM b.latency_max)::float8,"
 						  " extract(epoch FROM b.finished_at - b.started_at)::float8"
-						  " FROM incbatch.batches b"
-						  " WHERE b.path = $3 AND b.finished_at <= $2 AND b.finished_at > $2 - interval '1 hour'", path->path);
+						  " FROM incbatch.batches b WHERE " IN_SPAN, path->path);
 
-	for (int i = 0; i < MINUTES; i++)
+	for (int i = 0; i < COLUMNS; i++)
 	{
-		double		waited = path->age - (MINUTES - 1 - i) * 60.0;
+		double		waited = path->age - (COLUMNS - 1 - i) * width;
 
 		lag[i] = waited > 0 ? waited : get_float8_nan();
 		run[i] = get_float8_nan();
@@ -245,10 +250,10 @@ measure_hour(Report *report, const PathLine *path, double *lag, double *run)
 	{
 		double		finished = number_of(row, 1);
 		double		began = finished - number_of(row, 2);
-		int			last = Min((int) (finished / 60), MINUTES - 1);
+		int			last = Min((int) (finished / width), COLUMNS - 1);
 
-		for (int i = Max((int) floor(began / 60), 0); i <= last; i++)
-			lag[i] = fmax(lag[i], Min((i + 1) * 60.0, finished) - began);
+		for (int i = (int) (Max(began, 0) / width); i <= last; i++)
+			lag[i] = fmax(lag[i], Min((i + 1) * width, finished) - began);
 		run[last] = fmax(run[last], number_of(row, 3));
 	}
 }
@@ -258,29 +263,28 @@ put_chart(Report *report, const char *label, const double *values)
 {
 	double		largest = get_float8_nan();
 
-	for (int i = 0; i < MINUTES; i++)
+	for (int i = 0; i < COLUMNS; i++)
 		largest = fmax(largest, values[i]);
 	ib_draw_left(&report->text, label, 8);
 	ib_draw_right(&report->text, ib_human_seconds(largest), 8);
 	appendStringInfoChar(&report->text, ' ');
-	ib_draw_chart(&report->text, values, MINUTES);
+	ib_draw_chart(&report->text, values, COLUMNS);
 	end_line(report);
 }
 
-/* What a path did in the hour, and its two charts */
+/* What a path did in the span, and its two charts */
 static void
 put_path(Report *report, const PathLine *path)
 {
-	double		lag[MINUTES];
-	double		run[MINUTES];
+	double		lag[COLUMNS];
+	double		run[COLUMNS];
 	char	   *left = psprintf("%s: no batch", cadence(path->trigger));
 	char	   *right = isnan(path->p50) ? "" :
 		psprintf("p50 %s, p99 %s", ib_human_seconds(path->p50), ib_human_seconds(path->p99));
 
 	query(report,
-		  "SELECT count(*)::float8, sum(b.rows_in)::float8, to_char(min(b.finished_at), 'HH24:MI')"
-		  " FROM incbatch.batches b"
-		  " WHERE b.path = $3 AND b.finished_at <= $2 AND b.finished_at > $2 - interval '1 hour'", path->path);
+		  "SELECT count(*)::float8, sum(b.rows_in)::float8, to_char(min(b.finished_at), 'HH24:MI:SS')"
+		  " FROM incbatch.batches b WHERE " IN_SPAN, path->path);
 	if (number_of(0, 1) > 0)
 		left = psprintf("%s: %s batch%s, %s rows since %s", cadence(path->trigger),
 						ib_human_count(number_of(0, 1)), number_of(0, 1) == 1 ? "" : "es",
@@ -289,13 +293,13 @@ put_path(Report *report, const PathLine *path)
 	appendStringInfo(&report->text, "  %s", right);
 	end_line(report);
 
-	measure_hour(report, path, lag, run);
+	measure_past(report, path, lag, run);
 	put_chart(report, "  lag", lag);
 	put_chart(report, "  batch", run);
 }
 
 static void
-put_hour(Report *report)
+put_past(Report *report)
 {
 	uint64		n = query(report,
 						  "SELECT a.path, extract(epoch FROM a.trigger_interval)::float8,"
@@ -316,7 +320,10 @@ put_hour(Report *report)
 			.p50 = number_of(i, 4),
 			.p99 = number_of(i, 5),
 		};
-	heading(report, "LAST HOUR", "a column is a minute at its worst; now is at the right");
+	heading(report, psprintf("LAST %s", report->span == 60 ? "MINUTE" : report->span == 3600 ? "HOUR" :
+							 report->span == 86400 ? "DAY" : ib_human_seconds(report->span)),
+			psprintf("a column is %s at its worst; now is at the right",
+					 ib_human_seconds(report->span / COLUMNS)));
 	for (uint64 i = 0; i < shown; i++)
 		put_path(report, &paths[i]);
 	if (shown < n)
@@ -362,6 +369,7 @@ put_cost(Report *report)
 		put_line(report, "(no history yet)");
 }
 
+/* An answer that does not fit beside its question gets a line of its own. */
 static void
 put_diagnosis(Report *report)
 {
@@ -369,7 +377,32 @@ put_diagnosis(Report *report)
 
 	heading(report, "DIAGNOSIS", "");
 	for (uint64 i = 0; i < Min(n, MAX_QUESTIONS); i++)
-		put_line(report, psprintf("%s  %s", text_of(i, 1), text_of(i, 2)));
+	{
+		char	   *line = psprintf("%s %s", text_of(i, 1), text_of(i, 2));
+
+		if (ib_draw_width(line) > WIDTH)
+		{
+			put_line(report, text_of(i, 1));
+			line = psprintf("  %s", text_of(i, 2));
+		}
+		put_line(report, line);
+	}
+}
+
+/* The length of the charts */
+static double
+span_seconds(FunctionCallInfo fcinfo, int arg)
+{
+	double		seconds;
+
+	ib_refuse_null(fcinfo, arg, "span");
+	seconds = DatumGetFloat8(DirectFunctionCall2(interval_part, CStringGetTextDatum("epoch"),
+												 PG_GETARG_DATUM(arg)));
+	if (!(seconds > 0))
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("span must be greater than 0"));
+	return seconds;
 }
 
 Datum
@@ -378,25 +411,24 @@ ib_report(PG_FUNCTION_ARGS)
 	Report		report = {0};
 	Oid			relation;
 	int			guc_level;
-	MemoryContext caller = CurrentMemoryContext;
 
 	ib_refuse_null(fcinfo, 0, "name");
 	(void) ib_catalog_find_pipeline(PG_GETARG_TEXT_PP(0), &relation, false);
 	initStringInfo(&report.text);
 	report.pipeline = ObjectIdGetDatum(relation);
 	report.at = PG_ARGISNULL(1) ? GetCurrentTimestamp() : PG_GETARG_TIMESTAMPTZ(1);
+	report.span = span_seconds(fcinfo, 2);
 
 	guc_level = NewGUCNestLevel();
 	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
 	SPI_connect();
 	put_title(&report);
 	put_consumers(&report);
-	put_hour(&report);
+	put_past(&report);
 	put_cost(&report);
 	put_diagnosis(&report);
 	SPI_finish();
 	AtEOXact_GUC(false, guc_level);
-	Assert(CurrentMemoryContext == caller);
 
 	report.text.data[--report.text.len] = '\0';
 	PG_RETURN_TEXT_P(cstring_to_text_with_len(report.text.data, report.text.len));

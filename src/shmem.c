@@ -438,6 +438,28 @@ ib_path_entry_find(int32 path)
 	return entry;
 }
 
+static void
+refuse_another_path(void)
+{
+	ereport(ERROR,
+			errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			errmsg("no shared memory left for another path"),
+			errhint("Raise incbatch.max_paths and restart the server."));
+}
+
+/* Refuse a path in the session that asks for it, not in the worker. */
+void
+ib_path_entry_require(void)
+{
+	bool		left;
+
+	LWLockAcquire(ib_shared->lock, LW_SHARED);
+	left = find_path_entry(InvalidOid, 0) != NULL;
+	LWLockRelease(ib_shared->lock);
+	if (!left)
+		refuse_another_path();
+}
+
 /* The entry of a path for its worker: that of the worker before, or a new one. */
 PathEntry *
 ib_path_entry_claim(int32 path, Oid relation)
@@ -460,10 +482,7 @@ ib_path_entry_claim(int32 path, Oid relation)
 	LWLockRelease(ib_shared->lock);
 
 	if (entry == NULL)
-		ereport(ERROR,
-				errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				errmsg("no shared memory left for another path"),
-				errhint("Raise incbatch.max_paths and restart the server."));
+		refuse_another_path();
 	return entry;
 }
 

@@ -160,6 +160,7 @@ extern void ib_database_release_held(void);
 extern void ib_database_forget(DatabaseEntry *entry);
 
 extern PathEntry *ib_path_entry_find(int32 path);
+extern void ib_path_entry_require(void);
 extern PathEntry *ib_path_entry_claim(int32 path, Oid relation);
 extern void ib_path_entry_free(PathEntry *entry);
 extern void ib_path_entries_free_others(bool (*is_known) (PathEntry *));

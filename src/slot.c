@@ -88,6 +88,22 @@ ib_slot_create(void)
 	return start;
 }
 
+/*
+ * How many bytes of WAL the slot, which this process holds, lets go of when it
+ * is confirmed up to *lsn.
+ */
+int64
+ib_slot_releasable(XLogRecPtr *lsn)
+{
+	ReplicationSlot *slot = MyReplicationSlot;
+
+	/* nobody else writes these */
+	if (slot == NULL || XLogRecPtrIsInvalid(slot->candidate_restart_valid))
+		return 0;
+	*lsn = slot->candidate_restart_valid;
+	return (int64) (slot->candidate_restart_lsn - slot->data.restart_lsn);
+}
+
 /* Drop the slot of this database, if there is one and it is ours. */
 void
 ib_slot_drop(void)

@@ -9,7 +9,9 @@
  *
  * The old version of a lookup is its rows less its changes, as multisets: of
  * rows that are alike, to the last bit of the columns read, one is as good as
- * the other.  It costs one reading of the lookup.
+ * the other.  It costs a reading of the lookup's rows that can match, which an
+ * index on the join's column serves; or of all, where the joins do not tell
+ * which these are.
  *
  * Called in a run, connected to SPI as the owner; what is made here lives
  * until the run disconnects.
@@ -35,7 +37,17 @@ typedef struct TrackStatements
 	Bitmapset  *changed;
 	char	   *transform;
 	char	   *affected;		/* NULL: no LEFT JOIN */
+	List	   *present;		/* of PresentLookup */
 } TrackStatements;
+
+/* How a lookup is read of which the version before its changes is asked. */
+typedef struct PresentLookup
+{
+	TrackedLookup *lookup;
+	int			number;			/* among the path's inputs */
+	char	   *statement;
+	bool		whole;			/* not only the rows that can match */
+} PresentLookup;
 
 /* A row of changes, with how often it is more (or less) than before. */
 typedef struct Surplus
@@ -50,6 +62,17 @@ typedef struct SurplusBucket
 	uint32		hash;			/* hash key */
 	Surplus    *first;
 } SurplusBucket;
+
+static PresentLookup *
+present_lookup(PipelineQuery *pq, TrackedLookup *lookup, int number, int columns)
+{
+	PresentLookup *present = palloc(sizeof(PresentLookup));
+
+	present->lookup = lookup;
+	present->number = number;
+	present->statement = ib_lookups_present(pq, lookup, columns, &present->whole);
+	return present;
+}
 
 static TrackStatements *
 find_statements(IbPath *path, Bitmapset *changed)
@@ -76,6 +99,14 @@ find_statements(IbPath *path, Bitmapset *changed)
 		ib_delta_transform(pq, columns, true, NULL);
 	if (ib_lookups_reads_old(pq))
 		result->affected = ib_lookups_affected(pq, columns);
+	foreach(lc, pq->lookups)
+	{
+		TrackedLookup *lookup = lfirst(lc);
+
+		if (lookup->nullable && bms_is_member(lookup->index, changed))
+			result->present = lappend(result->present,
+									  present_lookup(pq, lookup, foreach_current_index(lc) + 1, columns));
+	}
 	pq->changed = NULL;
 	statements->tracked = lappend(statements->tracked, result);
 	MemoryContextSwitchTo(old);
@@ -178,9 +209,12 @@ sum_changes(Batch *batch, TupleTableSlot *slot, TupleTableSlot *scratch)
 	return table;
 }
 
-/* Rows that are there less often than before: put them in. */
+/*
+ * Rows that are there less often than before: put them in.  All that are there
+ * more often have been found, if the lookup was read as a whole.
+ */
 static void
-put_back(HTAB *table, Tuplestorestate *store, TupleTableSlot *scratch)
+put_back(HTAB *table, bool whole, Tuplestorestate *store, TupleTableSlot *scratch)
 {
 	HASH_SEQ_STATUS status;
 	SurplusBucket *bucket;
@@ -190,7 +224,7 @@ put_back(HTAB *table, Tuplestorestate *store, TupleTableSlot *scratch)
 	{
 		for (Surplus *surplus = bucket->first; surplus != NULL; surplus = surplus->next)
 		{
-			if (surplus->count > 0)
+			if (surplus->count > 0 && whole)
 				ereport(ERROR,
 						errcode(ERRCODE_DATA_CORRUPTED),
 						errmsg("a lookup lacks rows that its changes brought"));
@@ -206,14 +240,14 @@ put_back(HTAB *table, Tuplestorestate *store, TupleTableSlot *scratch)
 
 /* Offer a lookup as it was before its changes. */
 static void
-offer_old(TrackedLookup *lookup, Batch *batch)
+offer_old(PresentLookup *lookup, Batch *batch)
 {
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(batch->desc, &TTSOpsMinimalTuple);
 	TupleTableSlot *scratch = MakeSingleTupleTableSlot(batch->desc, &TTSOpsMinimalTuple);
 	Tuplestorestate *present = tuplestore_begin_heap(false, false, work_mem);
 	Tuplestorestate *old = tuplestore_begin_heap(false, false, work_mem);
 	HTAB	   *surplus = sum_changes(batch, slot, scratch);
-	int64		rows = ib_run_statement(ib_lookups_present(lookup), SPI_OK_SELECT, present);
+	int64		rows = ib_run_statement(lookup->statement, SPI_OK_SELECT, present);
 
 	while (tuplestore_gettupleslot(present, true, false, slot))
 	{
@@ -227,12 +261,12 @@ offer_old(TrackedLookup *lookup, Batch *batch)
 		else
 			tuplestore_puttupleslot(old, slot);
 	}
-	put_back(surplus, old, scratch);
+	put_back(surplus, lookup->whole, old, scratch);
 	tuplestore_end(present);
 	hash_destroy(surplus);
 	ExecDropSingleTupleTableSlot(slot);
 	ExecDropSingleTupleTableSlot(scratch);
-	ib_offer_relation(ib_lookups_old_name(lookup), InvalidOid, batch->desc, old, rows);
+	ib_offer_relation(ib_lookups_old_name(lookup->lookup), InvalidOid, batch->desc, old, rows);
 }
 
 /* ----------------------------------------------------------------
@@ -256,12 +290,9 @@ ib_track_lookups(IbPath *path, Bitmapset *changed)
 		TrackedLookup *lookup = lfirst(lc);
 		PathInput  *input = list_nth(path->inputs, foreach_current_index(lc) + 1);
 
-		if (!bms_is_member(lookup->index, changed))
-			continue;
-		if (lookup->nullable)
-			offer_old(lookup, input->batch);
-		ib_offer_relation(ib_lookups_batch_name(lookup), InvalidOid, input->batch->desc,
-						  input->batch->store, input->batch->rows);
+		if (bms_is_member(lookup->index, changed))
+			ib_offer_relation(ib_lookups_batch_name(lookup), InvalidOid, input->batch->desc,
+							  input->batch->store, input->batch->rows);
 	}
 	if (statements->affected != NULL)
 	{
@@ -270,6 +301,12 @@ ib_track_lookups(IbPath *path, Bitmapset *changed)
 
 		ib_offer_relation(AFFECTED_RELATION, InvalidOid, ib_inputs_source(path)->desc,
 						  affected, rows);
+	}
+	foreach(lc, statements->present)
+	{
+		PresentLookup *present = lfirst(lc);
+
+		offer_old(present, ((PathInput *) list_nth(path->inputs, present->number))->batch);
 	}
 	return statements->transform;
 }

@@ -11,6 +11,8 @@
  * Where windows close, the batch query also has what was kept out of them:
  * windows that late changes were kept out of, and those that retention has
  * removed, are not compared.  All others must be equal.
+ *
+ * Each path of a pipeline is compared at its own frontier.
  */
 #include "incbatch.h"
 
@@ -24,6 +26,7 @@
 #include "nodes/nodeFuncs.h"
 #include "catalog/pg_type.h"
 #include "tcop/dest.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "nodes/nodeFuncs.h"
@@ -48,13 +51,23 @@ PG_FUNCTION_INFO_V1(ib_verify_pipeline);
 /* What must be known of a pipeline to verify it. */
 typedef struct Subject
 {
-	int32		path;
 	Oid			relation;
 	Oid			definition;
 	AttrNumber	event_time;		/* 0: windows never close */
+	bool		track_lookups;
 	List	   *settings;		/* of char *, name and value alternating */
 	PipelineQuery *query;
+	List	   *paths;			/* their numbers */
+	List	   *tables;			/* their state tables */
 } Subject;
+
+static Datum
+column(uint64 row, int number)
+{
+	bool		isnull;
+
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number, &isnull);
+}
 
 static void
 find_subject(int32 pipeline, Subject *subject)
@@ -64,34 +77,35 @@ find_subject(int32 pipeline, Subject *subject)
 	MemoryContext caller = CurrentMemoryContext;
 	Datum	   *elements;
 	int			n;
-	bool		isnull;
 	Oid			save_userid;
 	int			save_context;
 
+	memset(subject, 0, sizeof(*subject));
 	ib_catalog_become_owner(&save_userid, &save_context);
 	SPI_connect();
-	if (SPI_execute_with_args("SELECT a.id, p.relation::pg_catalog.oid, p.definition::pg_catalog.oid, p.settings,"
-							  " CASE WHEN p.lateness IS NULL THEN 0::pg_catalog.int2 ELSE p.event_time END"
+	if (SPI_execute_with_args("SELECT a.id, a.relation::pg_catalog.oid, p.relation::pg_catalog.oid,"
+							  " p.definition::pg_catalog.oid, p.settings,"
+							  " CASE WHEN p.lateness IS NULL THEN 0::pg_catalog.int2 ELSE p.event_time END, p.track_lookups"
 							  " FROM incbatch.pipeline p JOIN incbatch.path a"
 							  " ON a.pipeline OPERATOR(pg_catalog.=) p.id"
-							  " WHERE p.id OPERATOR(pg_catalog.=) $1 ORDER BY a.trigger_interval LIMIT 1",
+							  " WHERE p.id OPERATOR(pg_catalog.=) $1 ORDER BY a.trigger_interval, a.id",
 							  1, types, values, NULL, true, 0) != SPI_OK_SELECT ||
-		SPI_processed != 1)
+		SPI_processed == 0)
 		elog(ERROR, "could not read incbatch.pipeline");
-	subject->path = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	subject->relation = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
-	subject->definition = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3, &isnull));
-	subject->event_time = DatumGetInt16(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 5, &isnull));
-	deconstruct_array(DatumGetArrayTypeP(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 4, &isnull)),
-					  TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &n);
-	subject->settings = NIL;
-	for (int i = 0; i < n; i++)
+	MemoryContextSwitchTo(caller);
+	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		MemoryContext spi = MemoryContextSwitchTo(caller);
-
-		subject->settings = lappend(subject->settings, TextDatumGetCString(elements[i]));
-		MemoryContextSwitchTo(spi);
+		subject->paths = lappend_int(subject->paths, DatumGetInt32(column(i, 1)));
+		subject->tables = lappend_oid(subject->tables, DatumGetObjectId(column(i, 2)));
 	}
+	subject->relation = DatumGetObjectId(column(0, 3));
+	subject->definition = DatumGetObjectId(column(0, 4));
+	subject->event_time = DatumGetInt16(column(0, 6));
+	subject->track_lookups = DatumGetBool(column(0, 7));
+	deconstruct_array(DatumGetArrayTypeP(column(0, 5)), TEXTOID, -1, false, TYPALIGN_INT,
+					  &elements, NULL, &n);
+	for (int i = 0; i < n; i++)
+		subject->settings = lappend(subject->settings, TextDatumGetCString(elements[i]));
 	SPI_finish();
 	SetUserIdAndSecContext(save_userid, save_context);
 }
@@ -102,10 +116,10 @@ find_subject(int32 pipeline, Subject *subject)
  * under the active snapshot, which is that of the aggregate.
  */
 static char *
-compared_windows(Subject *subject)
+compared_windows(Subject *subject, int32 path)
 {
 	static const char *const names[] = {"removed"};
-	WindowKey  *first = linitial(ib_watermark_windows(subject->query, subject->event_time));
+	WindowKey  *first = linitial(ib_window_keys_of(subject->query, subject->event_time));
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
 	SPIExecuteOptions options = {.read_only = true};
 	TupleDesc	desc = CreateTemplateTupleDesc(1);
@@ -113,7 +127,7 @@ compared_windows(Subject *subject)
 	bool		isnull;
 
 	if (SPI_execute(psprintf("SELECT removed FROM incbatch.path_watermark WHERE path OPERATOR(pg_catalog.=) %d",
-							 subject->path), true, 0) != SPI_OK_SELECT)
+							 path), true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read incbatch.path_watermark");
 	if (SPI_processed == 1)
 		removed = DatumGetTimestamp(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
@@ -125,7 +139,7 @@ compared_windows(Subject *subject)
 	SetTuplestoreDestReceiverParams(options.dest, store, CurrentMemoryContext,
 									false, NULL, NULL);
 	if (SPI_execute_extended(psprintf("SELECT window_start FROM incbatch.late_window WHERE path OPERATOR(pg_catalog.=) %d",
-									  subject->path), &options) != SPI_OK_SELECT)
+									  path), &options) != SPI_OK_SELECT)
 		elog(ERROR, "could not read incbatch.late_window");
 	TupleDescInitEntry(desc, 1, "window_start", TIMESTAMPOID, -1, 0);
 	ib_offer_relation(LATE_WINDOW_RELATION, InvalidOid, desc, store, SPI_processed);
@@ -138,9 +152,13 @@ compared_windows(Subject *subject)
 					quote_identifier(first->output));
 }
 
-/* Read a relation under a snapshot into a tuplestore, and give it a name. */
+/*
+ * Read rows with the columns of the batch query under a snapshot into a
+ * tuplestore, and give it a name.
+ */
 static void
-read_relation(Oid relation, const char *condition, Snapshot snapshot, const char *name)
+read_rows(Subject *subject, const char *rows, const char *condition, Snapshot snapshot,
+		  const char *name)
 {
 	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
@@ -151,20 +169,38 @@ read_relation(Oid relation, const char *condition, Snapshot snapshot, const char
 	SetTuplestoreDestReceiverParams(options.dest, store, CurrentMemoryContext,
 									false, NULL, NULL);
 	PushActiveSnapshot(snapshot);
-	code = SPI_execute_extended(psprintf("SELECT * FROM %s t WHERE %s",
-										 ib_query_relation_name(relation), condition),
+	code = SPI_execute_extended(psprintf("SELECT * FROM %s t WHERE %s", rows, condition),
 								&options);
 	PopActiveSnapshot();
 	if (code != SPI_OK_SELECT)
 		elog(ERROR, "%s", SPI_result_code_string(code));
 
 	enr->md.name = pstrdup(name);
-	enr->md.reliddesc = relation;
+	enr->md.reliddesc = subject->definition;
 	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
 	enr->md.enrtuples = SPI_processed;
 	enr->reldata = store;
 	if (SPI_register_relation(enr) != SPI_OK_REL_REGISTER)
 		elog(ERROR, "could not register %s", name);
+}
+
+/*
+ * The aggregate as a path has it: what the pipeline's view makes of a state
+ * table.  Whoever may read that view may read this.
+ */
+static void
+read_aggregate(Subject *subject, Oid table, const char *condition, Snapshot snapshot)
+{
+	char	   *rows = psprintf("(%s)", ib_query_view_text(subject->query,
+														   ib_query_relation_name(table)));
+	Oid			save_userid;
+	int			save_context;
+
+	GetUserIdAndSecContext(&save_userid, &save_context);
+	SetUserIdAndSecContext(ib_relation_owner(table),
+						   save_context | SECURITY_RESTRICTED_OPERATION);
+	read_rows(subject, rows, condition, snapshot, AGGREGATE_RELATION);
+	SetUserIdAndSecContext(save_userid, save_context);
 }
 
 /* The output columns that identify a group, as the arguments of a function. */
@@ -220,27 +256,27 @@ comparable_columns(PipelineQuery *pq)
 }
 
 static char *
-difference_text(PipelineQuery *pq)
+difference_text(PipelineQuery *pq, const char *place)
 {
 	return psprintf("WITH a AS (SELECT %5$s FROM %1$s EXCEPT ALL SELECT %5$s FROM %2$s),"
 					" b AS (SELECT %5$s FROM %2$s EXCEPT ALL SELECT %5$s FROM %1$s)"
-					" SELECT CASE WHEN b.row IS NULL THEN 'only in aggregate'"
-					" WHEN a.row IS NULL THEN 'only in batch' ELSE 'different' END,"
+					" SELECT pg_catalog.concat(CASE WHEN b.row IS NULL THEN 'only in aggregate'"
+					" WHEN a.row IS NULL THEN 'only in batch' ELSE 'different' END, %6$s),"
 					" a.row, b.row"
 					" FROM (SELECT pg_catalog.to_jsonb(a) AS row, pg_catalog.jsonb_build_array(%3$s) AS key FROM a) a"
 					" FULL JOIN (SELECT pg_catalog.to_jsonb(b) AS row, pg_catalog.jsonb_build_array(%4$s) AS key FROM b) b"
 					" ON a.key OPERATOR(pg_catalog.=) b.key",
 					AGGREGATE_RELATION, BATCH_RESULT_RELATION,
 					visible_keys(pq, "a"), visible_keys(pq, "b"),
-					comparable_columns(pq));
+					comparable_columns(pq), quote_literal_cstr(place));
 }
 
 /*
- * Read both sides.  The frontier of a backlog that is eaten in pieces is no
- * snapshot's: then false, and the caller refreshes again.
+ * Read both sides for a path.  The frontier of a backlog that is eaten in
+ * pieces is no snapshot's: then false, and the caller refreshes again.
  */
 static bool
-read_both(Subject *subject)
+read_both(Subject *subject, int32 path, Oid table)
 {
 	Snapshot	now = RegisterSnapshot(GetLatestSnapshot());
 	Frontier	frontier = {0};
@@ -250,57 +286,72 @@ read_both(Subject *subject)
 
 	PushActiveSnapshot(now);
 	ib_catalog_become_owner(&save_userid, &save_context);
-	if (!ib_catalog_fetch_frontier(subject->path, &frontier))
+	if (!ib_catalog_fetch_frontier(path, &frontier))
 		frontier.aligned = false;
 	else if (frontier.aligned && subject->event_time != InvalidAttrNumber)
-		condition = compared_windows(subject);
+		condition = compared_windows(subject, path);
 	SetUserIdAndSecContext(save_userid, save_context);
 	PopActiveSnapshot();
 	if (frontier.aligned)
 	{
-		read_relation(subject->relation, condition, now, AGGREGATE_RELATION);
-		read_relation(subject->definition, condition,
-					  ib_frontier_mvcc_snapshot(frontier.snapshot),
-					  BATCH_RESULT_RELATION);
+		read_aggregate(subject, table, condition, now);
+		read_rows(subject, ib_query_relation_name(subject->definition), condition,
+				  ib_frontier_mvcc_snapshot(frontier.snapshot), BATCH_RESULT_RELATION);
 	}
 	UnregisterSnapshot(now);
 	return frontier.aligned;
 }
 
+/* Put the differences of a path into the result. */
+static void
+verify_path(Subject *subject, int32 pipeline, int32 path, Oid table, ReturnSetInfo *rsinfo)
+{
+	SPIExecuteOptions options = {.read_only = true};
+	const char *place = list_length(subject->paths) == 1 ? "" : psprintf(" (path %d)", path);
+
+	SPI_connect();
+	while (!read_both(subject, path, table))
+	{
+		CHECK_FOR_INTERRUPTS();
+		ib_refresh(pipeline);
+	}
+	options.dest = CreateDestReceiver(DestTuplestore);
+	SetTuplestoreDestReceiverParams(options.dest, rsinfo->setResult,
+									rsinfo->econtext->ecxt_per_query_memory,
+									false, NULL, NULL);
+	if (SPI_execute_extended(difference_text(subject->query, place),
+							 &options) != SPI_OK_SELECT)
+		elog(ERROR, "could not compare aggregate and batch query");
+	SPI_finish();
+}
+
 Datum
 ib_verify_pipeline(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	SPIExecuteOptions options = {.read_only = true};
 	Subject		subject;
 	Oid			relation;
 	int32		pipeline;
 	int			guc_level;
+	ListCell   *lc;
+	ListCell   *lt;
 
 	InitMaterializedSRF(fcinfo, 0);
 	ib_shmem_require();
 	pipeline = ib_catalog_find_pipeline(PG_GETARG_TEXT_PP(0), &relation, false);
+	if (pg_class_aclcheck(relation, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_VIEW, get_rel_name(relation));
 	find_subject(pipeline, &subject);
 
 	guc_level = NewGUCNestLevel();
 	ib_apply_settings(subject.settings);
 	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
-	subject.query = ib_query_analyze(ib_query_of_view(subject.definition));
-	SPI_connect();
-	do
-	{
-		CHECK_FOR_INTERRUPTS();
-		ib_refresh(pipeline);
-	} while (!read_both(&subject));
-
-	options.dest = CreateDestReceiver(DestTuplestore);
-	SetTuplestoreDestReceiverParams(options.dest, rsinfo->setResult,
-									rsinfo->econtext->ecxt_per_query_memory,
-									false, NULL, NULL);
-	if (SPI_execute_extended(difference_text(subject.query),
-							 &options) != SPI_OK_SELECT)
-		elog(ERROR, "could not compare aggregate and batch query");
-	SPI_finish();
+	subject.query = subject.track_lookups ?
+		ib_lookups_analyze(ib_query_of_view(subject.definition)) :
+		ib_query_analyze(ib_query_of_view(subject.definition));
+	ib_refresh(pipeline);
+	forboth(lc, subject.paths, lt, subject.tables)
+		verify_path(&subject, pipeline, lfirst_int(lc), lfirst_oid(lt),
+					(ReturnSetInfo *) fcinfo->resultinfo);
 	AtEOXact_GUC(false, guc_level);
 	return (Datum) 0;
 }

@@ -28,14 +28,15 @@ PG_FUNCTION_INFO_V1(ib_wait_for);
 #define WAIT_CHECK_MS 200
 
 /*
- * The paths of a pipeline that can get anywhere.  Anything that keeps one
- * from it is an error, for the caller would wait for ever.
+ * The paths of a pipeline that can get anywhere, or the freshest one alone.
+ * Anything that keeps one from it is an error, for the caller would wait for
+ * ever.
  */
 List *
-ib_running_paths(int32 pipeline)
+ib_running_paths(int32 pipeline, bool freshest)
 {
-	Oid			types[] = {INT4OID};
-	Datum		values[] = {Int32GetDatum(pipeline)};
+	Oid			types[] = {INT4OID, BOOLOID};
+	Datum		values[] = {Int32GetDatum(pipeline), BoolGetDatum(freshest)};
 	MemoryContext caller = CurrentMemoryContext;
 	List	   *result = NIL;
 	Oid			save_userid;
@@ -47,8 +48,9 @@ ib_running_paths(int32 pipeline)
 	if (SPI_execute_with_args("SELECT a.id, p.paused, a.state, a.last_error, p.relation::pg_catalog.text"
 							  " FROM incbatch.path a JOIN incbatch.pipeline p"
 							  " ON p.id OPERATOR(pg_catalog.=) a.pipeline"
-							  " WHERE p.id OPERATOR(pg_catalog.=) $1",
-							  1, types, values, NULL, true, 0) != SPI_OK_SELECT)
+							  " WHERE p.id OPERATOR(pg_catalog.=) $1"
+							  " ORDER BY a.trigger_interval, a.id LIMIT CASE WHEN $2 THEN 1 END",
+							  2, types, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read incbatch.path");
 	if (SPI_processed == 0)
 		ereport(ERROR,
@@ -145,7 +147,7 @@ ib_refresh(int32 pipeline)
 				errdetail("What the transaction wrote is folded in after its commit."),
 				errhint("Commit first."));
 	barrier = ib_emit_barrier();
-	foreach(lc, ib_running_paths(pipeline))
+	foreach(lc, ib_running_paths(pipeline, false))
 	{
 		int32		path = lfirst_int(lc);
 
@@ -162,7 +164,7 @@ ib_refresh(int32 pipeline)
 			}
 			wait_for_move(entry, WAIT_CHECK_MS);
 			if (!has_reached(ib_path_entry_find(path), barrier))
-				(void) ib_running_paths(pipeline);
+				(void) ib_running_paths(pipeline, false);
 		}
 		ConditionVariableCancelSleep();
 	}
@@ -204,19 +206,13 @@ ib_wait_for(PG_FUNCTION_ARGS)
 	XLogFlush(lsn);
 	for (;;)
 	{
-		List	   *ids = ib_running_paths(pipeline);
-		PathEntry  *entry = NULL;
+		PathEntry  *entry = watch_path(linitial_int(ib_running_paths(pipeline, true)));
 		int64		left;
-		ListCell   *lc;
 
-		foreach(lc, ids)
+		if (entry != NULL && pg_atomic_read_u64(&entry->frontier_lsn) >= lsn)
 		{
-			entry = watch_path(lfirst_int(lc));
-			if (entry != NULL && pg_atomic_read_u64(&entry->frontier_lsn) >= lsn)
-			{
-				ConditionVariableCancelSleep();
-				PG_RETURN_BOOL(true);
-			}
+			ConditionVariableCancelSleep();
+			PG_RETURN_BOOL(true);
 		}
 		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
 		if (left <= 0)

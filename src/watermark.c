@@ -24,7 +24,8 @@
  * Times are kept as Timestamp: that of a timestamp with time zone in UTC, the
  * others as they are.
  *
- * Here is what a window is, and the statements as SQL; late.c runs them.
+ * What a window is, window_key.c knows; here are the statements as SQL, and
+ * late.c runs them.
  */
 #include "incbatch.h"
 
@@ -36,7 +37,6 @@
 #include "parser/parsetree.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
-#include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/ruleutils.h"
@@ -48,202 +48,9 @@
 #define LATE_SIGN "incbatch_sign"
 
 /* ----------------------------------------------------------------
- *		Which keys are windows
+ *		Whether windows can close
  * ----------------------------------------------------------------
  */
-
-/*
- * Functions of core that never fall as the argument at this position rises,
- * if all others are constant.  Those between local time and instants do for an
- * hour when the clocks change; no hour or larger unit of the result does.
- */
-static const struct
-{
-	Oid			function;
-	int			time;
-	bool		changes_clock;
-}			rising[] =
-{
-	{F_DATE_TRUNC_TEXT_TIMESTAMP, 1, false},
-	{F_DATE_TRUNC_TEXT_TIMESTAMPTZ, 1, false},
-	{F_DATE_TRUNC_TEXT_TIMESTAMPTZ_TEXT, 1, false},
-	{F_DATE_BIN_INTERVAL_TIMESTAMP_TIMESTAMP, 1, false},
-	{F_DATE_BIN_INTERVAL_TIMESTAMPTZ_TIMESTAMPTZ, 1, false},
-	{F_TIMESTAMP_DATE, 0, false},
-	{F_TIMESTAMPTZ_DATE, 0, false},
-	{F_DATE_TIMESTAMP, 0, false},
-	{F_DATE_TIMESTAMPTZ, 0, false},
-	{F_TIMESTAMP_TIMESTAMPTZ, 0, true},
-	{F_TIMESTAMPTZ_TIMESTAMP, 0, true},
-	{F_TIMEZONE_TEXT_TIMESTAMPTZ, 1, true},
-	{F_TIMEZONE_TEXT_TIMESTAMP, 1, true},
-};
-
-static bool
-is_event_time_type(Oid type)
-{
-	return type == TIMESTAMPOID || type == TIMESTAMPTZOID || type == DATEOID;
-}
-
-static bool
-only_time_varies(FuncExpr *call, int time)
-{
-	ListCell   *lc;
-
-	foreach(lc, call->args)
-	{
-		if (foreach_current_index(lc) != time && !IsA(lfirst(lc), Const))
-			return false;
-	}
-	return true;
-}
-
-/* Are its results hours, days or larger units of the calendar? */
-static bool
-is_coarse(FuncExpr *call)
-{
-	static const char *const fine[] = {"sec", "min", "milli", "micro", "us", "ms"};
-	Const	   *unit = linitial(call->args);
-	char	   *name;
-
-	if (call->funcid == F_DATE_TIMESTAMP || call->funcid == F_DATE_TIMESTAMPTZ)
-		return true;
-	if (ib_is_window_function(call->funcid))
-	{
-		Const	   *size = lsecond(call->args);
-
-		return !size->constisnull && DatumGetIntervalP(size->constvalue)->time == 0;
-	}
-	if ((call->funcid != F_DATE_TRUNC_TEXT_TIMESTAMP &&
-		 call->funcid != F_DATE_TRUNC_TEXT_TIMESTAMPTZ &&
-		 call->funcid != F_DATE_TRUNC_TEXT_TIMESTAMPTZ_TEXT) || unit->constisnull)
-		return false;
-	name = TextDatumGetCString(unit->constvalue);
-	for (int i = 0; i < lengthof(fine); i++)
-	{
-		if (pg_strncasecmp(name, fine[i], strlen(fine[i])) == 0)
-			return strncmp(name, "mille", 5) == 0;
-	}
-	return pg_strcasecmp(name, "m") != 0 && pg_strcasecmp(name, "s") != 0;
-}
-
-/* Does an expression over the source never fall as one of its columns rises? */
-static bool
-rises(PipelineQuery *pq, Node *node, bool coarse, AttrNumber *column)
-{
-	FuncExpr   *call = (FuncExpr *) node;
-
-	if (IsA(node, RelabelType))
-		return rises(pq, (Node *) ((RelabelType *) node)->arg, coarse, column);
-	if (IsA(node, Var))
-	{
-		Var		   *var = (Var *) node;
-
-		*column = var->varattno;
-		return var->varno == pq->source_index && var->varlevelsup == 0 &&
-			var->varattno > 0 && is_event_time_type(var->vartype);
-	}
-	if (!IsA(node, FuncExpr))
-		return false;
-	if (ib_is_window_function(call->funcid))
-		return !call->funcretset && only_time_varies(call, 0) &&
-			rises(pq, linitial(call->args), coarse || is_coarse(call), column);
-	for (int i = 0; i < lengthof(rising); i++)
-	{
-		if (rising[i].function == call->funcid)
-			return (coarse || !rising[i].changes_clock) &&
-				only_time_varies(call, rising[i].time) &&
-				rises(pq, list_nth(call->args, rising[i].time),
-					  coarse || is_coarse(call), column);
-	}
-	return false;
-}
-
-/* The call of hop in FROM that an expression is a column of, or NULL. */
-static FuncExpr *
-hop_of(PipelineQuery *pq, Node *node)
-{
-	RangeTblEntry *rte;
-	FuncExpr   *call;
-
-	if (!IsA(node, Var))
-		return NULL;
-	rte = rt_fetch(((Var *) node)->varno, pq->query->rtable);
-	if (rte->rtekind != RTE_FUNCTION || list_length(rte->functions) != 1 ||
-		rte->funcordinality)
-		return NULL;
-	call = (FuncExpr *) linitial_node(RangeTblFunction, rte->functions)->funcexpr;
-	return IsA(call, FuncExpr) && call->funcretset &&
-		ib_is_window_function(call->funcid) ? call : NULL;
-}
-
-static void
-add_window(PipelineQuery *pq, KeyColumn *key)
-{
-	FuncExpr   *hop = hop_of(pq, (Node *) key->expr);
-	Node	   *expr = ib_query_at_source(pq, (Node *) (hop ? linitial(hop->args) : key->expr));
-	WindowKey  *window = palloc0(sizeof(WindowKey));
-	ListCell   *lc;
-
-	if ((hop && !only_time_varies(hop, 0)) || !rises(pq, expr, false, &window->column))
-		return;
-	window->key = key;
-	window->expr = hop ? key->expr : (Expr *) expr;
-	window->hop = hop ? ((Var *) key->expr)->varno : 0;
-	foreach(lc, pq->query->targetList)
-	{
-		TargetEntry *entry = lfirst_node(TargetEntry, lc);
-
-		if (!entry->resjunk && equal(entry->expr, key->expr))
-			window->output = entry->resname;
-	}
-	pq->windows = lappend(pq->windows, window);
-}
-
-void
-ib_watermark_find_windows(PipelineQuery *pq)
-{
-	ListCell   *lc;
-
-	foreach(lc, pq->keys)
-	{
-		if (((KeyColumn *) lfirst(lc))->expr != NULL)
-			add_window(pq, lfirst(lc));
-	}
-}
-
-/* The event time, where it is not given: that of the first window function. */
-AttrNumber
-ib_watermark_event_time(PipelineQuery *pq)
-{
-	ListCell   *lc;
-
-	foreach(lc, pq->windows)
-	{
-		WindowKey  *window = lfirst(lc);
-
-		if (!IsA(window->expr, Var) || window->hop != 0)
-			return window->column;
-	}
-	return InvalidAttrNumber;
-}
-
-/* The windows that close: those of the event time that the result shows. */
-List *
-ib_watermark_windows(PipelineQuery *pq, AttrNumber event_time)
-{
-	List	   *result = NIL;
-	ListCell   *lc;
-
-	foreach(lc, pq->windows)
-	{
-		WindowKey  *window = lfirst(lc);
-
-		if (window->column == event_time && window->output != NULL)
-			result = lappend(result, window);
-	}
-	return result;
-}
 
 /* Is every row of the result in each of the windows, whatever its set? */
 static bool
@@ -268,7 +75,7 @@ in_every_set(PipelineQuery *pq, List *windows)
 void
 ib_watermark_check(PipelineQuery *pq, AttrNumber event_time)
 {
-	List	   *windows = ib_watermark_windows(pq, event_time);
+	List	   *windows = ib_window_keys_of(pq, event_time);
 
 	if (windows == NIL)
 		ereport(ERROR,
@@ -374,7 +181,7 @@ ib_watermark_past(PipelineQuery *pq, AttrNumber event_time, const char *qualifie
 	ListCell   *lc;
 
 	initStringInfo(&text);
-	foreach(lc, ib_watermark_windows(pq, event_time))
+	foreach(lc, ib_window_keys_of(pq, event_time))
 	{
 		WindowKey  *window = lfirst(lc);
 
@@ -426,6 +233,30 @@ ib_watermark_offer_times(const char *relation, Oid type, const char *const *name
 	}
 	tuplestore_putvalues(store, desc, values, nulls);
 	ib_offer_relation(relation, InvalidOid, desc, store, 1);
+}
+
+/*
+ * For each window, a query that says of a watermark, its parameter, which is
+ * the first window that has not ended there.  Both are timestamps.
+ */
+List *
+ib_watermark_cuts(PipelineQuery *pq, AttrNumber event_time)
+{
+	Oid			type = get_atttype(pq->source, event_time);
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, ib_window_keys_of(pq, event_time))
+	{
+		WindowKey  *window = lfirst(lc);
+
+		result = lappend(result,
+						 psprintf("WITH " WATERMARK_RELATION " AS (SELECT %s AS " CLOSED ") SELECT %s",
+								  ib_watermark_from_timestamp(type, "$1"),
+								  as_timestamp(exprType((Node *) window->expr),
+											   cut(pq, window, WATERMARK_RELATION, CLOSED))));
+	}
+	return result;
 }
 
 /* ----------------------------------------------------------------
@@ -503,7 +334,7 @@ removal_moves(PipelineQuery *pq, AttrNumber event_time)
 	ListCell   *lc;
 
 	initStringInfo(&text);
-	foreach(lc, ib_watermark_windows(pq, event_time))
+	foreach(lc, ib_window_keys_of(pq, event_time))
 		appendStringInfo(&text, "%s%s IS DISTINCT FROM %s", text.len ? " OR " : "",
 						 cut(pq, lfirst(lc), REMOVAL_RELATION, REMOVED),
 						 cut(pq, lfirst(lc), REMOVAL_RELATION, REMOVED_BEFORE));
@@ -526,7 +357,7 @@ ib_watermark_statements(IbPath *path, PipelineQuery *pq, const char *state_table
 
 	ib_watermark_check(pq, column);
 	pq->event_time = column;
-	first = linitial(ib_watermark_windows(pq, column));
+	first = linitial(ib_window_keys_of(pq, column));
 	event_time = quote_identifier(get_attname(pq->source, column, false));
 	past = ib_watermark_past(pq, column, "t.", false, WATERMARK_RELATION, CLOSED);
 	left_out = ib_watermark_past(pq, column, "t.", false, WATERMARK_RELATION, LEFT_OUT);

@@ -17,7 +17,7 @@
  *
  * An error ends the process; the launcher starts it again.  If it was one
  * path's own error, the path is marked failed first, so that the others go
- * on.
+ * on.  If that path was only being prepared, they do without a new process.
  */
 #include "incbatch.h"
 
@@ -54,7 +54,7 @@
 #define RETRY_USECS (100 * 1000)
 /* So often a copy waits for what the sibling held back. */
 #define COPY_TRIES 10
-/* A path without changes stores its frontier when this much WAL passed, or could go. */
+/* A path without changes stores its frontier when this much WAL passed. */
 #define QUIET_WAL_BYTES (1024 * 1024)
 
 extern PGDLLEXPORT void ib_worker_main(Datum arg);
@@ -129,22 +129,6 @@ keep_freed_memory(void)
 	(void) mallopt(M_MMAP_THRESHOLD, 32 * 1024 * 1024);
 	(void) mallopt(M_TRIM_THRESHOLD, 256 * 1024 * 1024);
 #endif
-}
-
-static void
-begin_work(const char *text)
-{
-	ib_activity(ACTIVITY_CATALOG, 0, text);
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-}
-
-static void
-end_work(void)
-{
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
 }
 
 static void
@@ -318,7 +302,7 @@ load_paths(void)
 	foreach(lc, paths)
 		((IbPath *) lfirst(lc))->seen = false;
 
-	begin_work("reading pipelines");
+	ib_begin_catalog("reading pipelines");
 	if (ib_catalog_exists())
 		rows = ib_catalog_paths();
 	if (rows != NIL && ib_decode_is_open() && !ib_catalog_slot_is_at_home())
@@ -328,7 +312,7 @@ load_paths(void)
 				errdetail("The worker starts anew, for what it knows is of the pipelines before."));
 	foreach(lc, rows)
 		update_path(lfirst(lc));
-	end_work();
+	ib_commit();
 
 	foreach(lc, paths)
 	{
@@ -344,13 +328,15 @@ load_paths(void)
 	return paths != NIL;
 }
 
+/* If somebody else changed the state meanwhile, the catalog is read again. */
 static void
 change_state(IbPath *path, PathState state, const char *error)
 {
-	begin_work("recording the state of a path");
-	ib_catalog_set_state(path->row->path, state, error);
-	end_work();
-	path->row->state = state;
+	if (!ib_path_change_state(path, state, error))
+	{
+		known_generation = pg_atomic_read_u32(&me->generation) - 1;
+		return;
+	}
 	if (!collects(path->row))
 		stop_collecting(path);
 	ConditionVariableBroadcast(&path->shared->moved);
@@ -382,9 +368,9 @@ attach_slot(void)
 	bool		at_home;
 	ListCell   *lc;
 
-	begin_work("looking for the replication slot");
+	ib_begin_catalog("looking for the replication slot");
 	at_home = ib_catalog_slot_is_at_home();
-	end_work();
+	ib_commit();
 
 	foreach(lc, paths)
 	{
@@ -409,12 +395,12 @@ attach_slot(void)
 		ib_slot_drop();
 		set_worker_state(WORKER_CREATING_SLOT);
 		ib_activity(ACTIVITY_CREATING_SLOT, 0, NULL);
-		StartTransactionCommand();
+		ib_begin();
 		start = ib_slot_create();
-		CommitTransactionCommand();
-		begin_work("recording the replication slot");
+		ib_commit();
+		ib_begin_catalog("recording the replication slot");
 		ib_catalog_store_slot(start);
-		end_work();
+		ib_commit();
 	}
 	set_worker_state(WORKER_RUNNING);
 }
@@ -450,11 +436,11 @@ start_collecting(IbPath *path)
 	PG_TRY();
 	{
 		ib_activity(ACTIVITY_PREPARING, path->row->path, NULL);
-		StartTransactionCommand();
+		ib_begin();
 		PushActiveSnapshot(GetTransactionSnapshot());
 		if (ib_lock_sources(path, true))
 			ib_path_prepare(path);
-		end_work();
+		ib_commit();
 	}
 	PG_CATCH();
 	{
@@ -527,10 +513,9 @@ collect(void)
 		ib_batches_restart();
 		read_upto = InvalidXLogRecPtr;
 		awaited.end = InvalidXLogRecPtr;
-		StartTransactionCommand();
+		ib_begin();
 		ib_decode_open(decode_start());
-		CommitTransactionCommand();
-		MemoryContextSwitchTo(TopMemoryContext);
+		ib_commit();
 	}
 }
 
@@ -562,11 +547,10 @@ read_ahead(XLogRecPtr upto)
 	if (upto <= read_upto || ib_batches_full() || !reading_is_of_use())
 		return;
 	ib_activity(ACTIVITY_READING, 0, NULL);
-	StartTransactionCommand();
+	ib_begin();
 	if (ib_decode_upto(upto, true) >= upto || !ib_batches_full())
 		read_upto = upto;
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(TopMemoryContext);
+	ib_commit();
 }
 
 static int64
@@ -634,14 +618,15 @@ is_transient(int sqlerrcode)
 static void
 log_failure(IbPath *path, const char *run, TimestampTz started_at, const char *error)
 {
-	begin_work("recording a batch that failed");
+	ib_begin_catalog("recording a batch that failed");
 	ib_catalog_log_failure(path->row->path, run, started_at, error);
-	end_work();
+	ib_commit();
 }
 
 /*
  * Called in the handler of an error of this path: note it in the catalog, so
- * that the path stops and the others go on, and exit.  "run" is NULL if it was
+ * that the path stops and the others go on.  In a new process, but if the path
+ * was only being prepared, which leaves nothing behind.  "run" is NULL if it was
  * not running.
  */
 static void
@@ -650,8 +635,9 @@ fail_path(IbPath *path, bool fresh_statements, const char *run,
 {
 	ErrorData  *error;
 	bool		stale;
+	bool		own;
 
-	MemoryContextSwitchTo(TopMemoryContext);
+	MemoryContextSwitchTo(path->context);
 	ib_backfill_unwatch();
 	if (ib_decode_busy())
 		PG_RE_THROW();
@@ -659,11 +645,13 @@ fail_path(IbPath *path, bool fresh_statements, const char *run,
 	EmitErrorReport();
 	FlushErrorState();
 	AbortOutOfAnyTransaction();
+	MemoryContextSwitchTo(path->context);
 
 	/* names that changed under statements made before: made anew, they may do */
 	stale = !fresh_statements && ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
 		ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION);
-	if (!is_transient(error->sqlerrcode) && !stale)
+	own = !is_transient(error->sqlerrcode) && !stale;
+	if (own)
 	{
 		char	   *reason = error->message;
 
@@ -688,7 +676,12 @@ fail_path(IbPath *path, bool fresh_statements, const char *run,
 			log_failure(path, run, started_at, error->message);
 		(void) ib_notify_changes(true);
 	}
-	proc_exit(1);
+	MemoryContextSwitchTo(TopMemoryContext);
+	if (!own || !path->preparing)
+		proc_exit(1);
+	path->preparing = false;
+	stop_collecting(path);
+	set_worker_state(WORKER_RUNNING);
 }
 
 static void
@@ -696,7 +689,7 @@ run_path(IbPath *path, const char *reason, bool store)
 {
 	bool		fresh = path->statements == NULL || path->statements->stale ||
 		!path->statements->proven;
-	bool		done = false;
+	volatile bool done = false;
 	TimestampTz started_at = GetCurrentTimestamp();
 
 	ib_activity(path->row->state == PATH_RUNNING ? ACTIVITY_FOLDING : ACTIVITY_BACKFILLING,
@@ -737,7 +730,7 @@ run_path(IbPath *path, const char *reason, bool store)
 static void
 copy_path(IbPath *path, IbPath *sibling)
 {
-	bool		done = false;
+	volatile bool done = false;
 	bool		behind;
 
 	path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
@@ -783,6 +776,21 @@ effective_trigger(const IbPath *path)
 	return trigger;
 }
 
+/*
+ * Should a path without changes store its frontier?  When much WAL has passed
+ * since it did; or when it keeps the slot from letting go of much, which may be
+ * WAL from before that.
+ */
+static bool
+holds_much(const IbPath *path)
+{
+	XLogRecPtr	needed;
+
+	return ib_decode_position() - path->stored_lsn > QUIET_WAL_BYTES ||
+		(ib_slot_releasable(&needed) > QUIET_WAL_BYTES && path->stored_lsn < needed &&
+		 needed <= ib_decode_position());
+}
+
 /* Why a path should run now, or NULL; "reached" is the horizon if one was. */
 static const char *
 due(IbPath *path, Horizon reached)
@@ -822,11 +830,10 @@ due(IbPath *path, Horizon reached)
 	if (has_work)
 		return "trigger";
 	if (caught_up)
-		return held > QUIET_WAL_BYTES ||
-			path->stored_lsn < ib_decode_release_lsn(QUIET_WAL_BYTES) ? "quiet" : NULL;
+		return holds_much(path) ? "quiet" : NULL;
 	if (now - path->ran_at < POLL_USECS)
 		return NULL;
-	return held > QUIET_WAL_BYTES ? "quiet" : "trigger";
+	return holds_much(path) ? "quiet" : "trigger";
 }
 
 /* The latest horizon that decoding has reached; its end is invalid if none. */

@@ -206,7 +206,8 @@ install_packages() {
 	step "Install ${#missing[@]} packages and what they need" apt_install "${missing[@]}"
 }
 
-# apt_install NAME…: without any server being created or started by it.
+# apt_install NAME…: without any server being created or started by it, now or
+# when the machine starts.
 apt_install() {
 	as_root bash -euo pipefail -s -- "$@" <<-'END'
 		no_start=/usr/sbin/policy-rc.d
@@ -223,6 +224,9 @@ apt_install() {
 		echo 'create_main_cluster = false' >"$no_cluster"
 		export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1
 		apt-get -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 --no-install-recommends -y install "$@" </dev/null
+		for service in $(dpkg -L "$@" | sed -n 's|^/etc/init\.d/||p'); do
+			update-rc.d "$service" disable # the systemd unit with it
+		done
 	END
 }
 

@@ -23,7 +23,7 @@ at_exit() {
 }
 
 start_server() {
-	[[ -f ${pgbin%/bin}/lib/incbatch.so ]] ||
+	[[ -f $("$pgbin/pg_config" --pkglibdir)/incbatch.so ]] ||
 		die 'incbatch is not installed: run make and make install first'
 	open_work
 	export PGHOST=$work PGPORT=5432 PGUSER=postgres PGCLIENTENCODING=UTF8

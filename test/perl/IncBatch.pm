@@ -59,7 +59,7 @@ our @EXPORT = qw(
   create_pipelines wait_for_state differences are_exact frontiers
   worker_pid launcher_pid wait_for_worker worker_is_gone slot_name slot_count
   kill_process
-  session end_session ask send_sql until_true until_clock hang_commit release_commit
+  session end_session ask send_sql until_true until_holds until_clock hang_commit release_commit
   start_pgbench pgbench_is_running finish_pgbench stop_pgbench
   orders_load bank_load bank_reader
   timed fails_like
@@ -465,6 +465,21 @@ sub until_true
 		usleep(5_000);
 	}
 	diag "never true: $sql";
+	return 0;
+}
+
+# Call a piece of code again and again until it returns true, and return that.
+sub until_holds(&)
+{
+	my ($code) = @_;
+	my $end = time + $PostgreSQL::Test::Utils::timeout_default;
+
+	while (time < $end)
+	{
+		my $result = $code->();
+		return $result if $result;
+		usleep(50_000);
+	}
 	return 0;
 }
 
