@@ -126,7 +126,7 @@ call(const char *function, const char *args, const AggregateInput *input,
 
 	initStringInfo(&text);
 	appendStringInfo(&text, "pg_catalog.%s(%s)", function, args);
-	if (input->filter && sign)
+	if (input->filter && sign && !MUTANT(FILTER))
 		appendStringInfo(&text, " FILTER (WHERE " INPUT_FILTER "%d AND " INPUT_WEIGHT " %s 0)", input->number, sign);
 	else if (input->filter)
 		appendStringInfo(&text, " FILTER (WHERE " INPUT_FILTER "%d)", input->number);
@@ -274,8 +274,8 @@ keep_sum(PipelineQuery *pq, AggregateColumn *user, AggregateInput *input,
 	if (exprType((Node *) input->arg) != NUMERICOID)
 		return column;
 
-	unsafe = psprintf("%s IN ('NaN', 'Infinity', '-Infinity')", removed);
-	if (exprTypmod((Node *) input->arg) < 0)
+	unsafe = MUTANT(NAN) ? "false" : psprintf("%s IN ('NaN', 'Infinity', '-Infinity')", removed);
+	if (exprTypmod((Node *) input->arg) < 0 && !MUTANT(SCALE))
 	{
 		StateColumn *scale = keep_scale(pq, user, input);
 
@@ -340,7 +340,8 @@ keep_extreme(PipelineQuery *pq, AggregateColumn *user, AggregateInput *input,
 	value->merge = psprintf("CASE WHEN NOT excluded.%2$s AND (s.%1$s IS NULL OR excluded.%1$s %3$s s.%1$s) THEN excluded.%1$s ELSE s.%1$s END",
 							value->name, retracted->name, better);
 	retracted->plus = "false";
-	retracted->mixed = psprintf("%2$s IS NOT NULL AND (%1$s %3$s %2$s) IS NOT TRUE",
+	retracted->mixed = MUTANT(MINMAX) ? "false" :
+		psprintf("%2$s IS NOT NULL AND (%1$s %3$s %2$s) IS NOT TRUE",
 								added, removed, better);
 	retracted->merge = psprintf("excluded.%2$s AND (s.%1$s %3$s excluded.%1$s) IS NOT TRUE",
 								value->name, retracted->name, better);

@@ -346,7 +346,7 @@ split(Batch *batch, Snapshot snapshot, Batch *held, bool *truncated)
 	{
 		BatchTransaction transaction = batch->transactions[i];
 
-		if (XidInMVCCSnapshot(transaction.xid, snapshot))
+		if (XidInMVCCSnapshot(transaction.xid, snapshot) && !MUTANT(HELD_BACK))
 		{
 			ib_batch_move_rows(batch->store, held->store, transaction.rows, slot);
 			ib_batch_add_transaction(held, &transaction);
@@ -354,8 +354,8 @@ split(Batch *batch, Snapshot snapshot, Batch *held, bool *truncated)
 		}
 		if (i <= last_truncate)
 		{
-			int64		gone = i < last_truncate ?
-				transaction.rows : transaction.truncated_at;
+			int64		gone = i < last_truncate ? transaction.rows :
+				MUTANT(TRUNCATE_ROWS) ? 0 : transaction.truncated_at;
 
 			ib_batch_move_rows(batch->store, NULL, gone, slot);
 			transaction.rows -= gone;
@@ -369,7 +369,7 @@ split(Batch *batch, Snapshot snapshot, Batch *held, bool *truncated)
 	if (batch->transactions)
 		pfree(batch->transactions);
 	*batch = kept;
-	*truncated = last_truncate >= 0;
+	*truncated = last_truncate >= 0 && !MUTANT(TRUNCATE);
 }
 
 /*

@@ -178,6 +178,31 @@ ib_batches_rows_decoded(void)
 	return rows_decoded;
 }
 
+/*
+ * Divide what reading cost by the rows that each batch took since the last
+ * call.  If none took any, it is nobody's.
+ */
+void
+ib_batches_charge(int64 usecs, int64 cpu_usecs)
+{
+	int64		rows = 0;
+	ListCell   *lc;
+
+	foreach(lc, all_batches)
+		rows += ((Batch *) lfirst(lc))->rows_unpaid;
+	if (rows == 0)
+		return;
+	foreach(lc, all_batches)
+	{
+		Batch	   *batch = lfirst(lc);
+		double		part = batch->rows_unpaid / (double) rows;
+
+		batch->read_usecs += part * usecs;
+		batch->read_cpu_usecs += part * cpu_usecs;
+		batch->rows_unpaid = 0;
+	}
+}
+
 /* ----------------------------------------------------------------
  *		Transactions
  * ----------------------------------------------------------------
@@ -207,7 +232,8 @@ meet_transaction(Batch *batch)
 	batch->met = arriving_number;
 	batch->current = arriving;
 	batch->skip = ib_frontier_includes(&batch->frontier, arriving.xid,
-									   arriving.commit_lsn);
+									   arriving.commit_lsn) &&
+		!MUTANT(FRONTIER_SKIP);
 	if (!batch->skip)
 		touched[ntouched++] = batch;
 }
@@ -343,7 +369,7 @@ ib_batches_stream_abort(TransactionId xid, TransactionId subxid)
 			Run		   *run = lfirst(lr);
 
 			if (run->subxid == subxid)
-				run->aborted = true;
+				run->aborted = !MUTANT(SUBXACT_ABORT);
 		}
 	}
 }
@@ -414,7 +440,8 @@ ib_batches_stream_commit(TransactionId xid, XLogRecPtr commit_lsn,
 			.lost = part->lost,
 		};
 
-		if (ib_frontier_includes(&batch->frontier, xid, commit_lsn))
+		if (ib_frontier_includes(&batch->frontier, xid, commit_lsn) &&
+			!MUTANT(STREAM_FRONTIER))
 			continue;
 		ib_partitions_note_source(batch, part->links, part->nlinks);
 		join_batch(part, &transaction);
@@ -572,7 +599,7 @@ complete_row(Intake *intake, Datum *values, const bool *nulls, bool have_old)
 			continue;
 		if (!have_old || old_nulls[i])
 			return false;
-		values[i] = old_values[i];
+		values[i] = MUTANT(TOAST) ? PointerGetDatum(cstring_to_text("")) : old_values[i];
 		if (!keepable(&values[i]))
 			return false;
 	}
@@ -596,6 +623,7 @@ store_for_row(Batch *batch, int weight)
 		negatives = &run->negatives;
 	}
 	(*rows)++;
+	batch->rows_unpaid++;
 	if (weight < 0)
 		(*negatives)++;
 	return store;
@@ -648,6 +676,8 @@ same_row(Intake *intake)
 		int			i = intake->columns[n] - 1;
 		Form_pg_attribute att = TupleDescAttr(batch->desc, batch->needed[n] - 1);
 
+		if (MUTANT(SAME_ROW) && (old_nulls[i] || new_nulls[i]))
+			continue;
 		if (old_nulls[i] != new_nulls[i])
 			return false;
 		if (!old_nulls[i] &&
@@ -710,7 +740,7 @@ update_one(Intake *intake, Relation rel, bool have_old)
 	if (batch->append_only)
 		mark_lost(batch, psprintf("table \"%s\" was updated although the pipeline says append_only",
 								  RelationGetRelationName(rel)));
-	else if (!intake->old_rows_suffice)
+	else if (!intake->old_rows_suffice && !MUTANT(OLD_VALUES))
 		mark_lost(batch, psprintf("an UPDATE of table \"%s\" came without its old values; %s",
 								  RelationGetRelationName(rel), identity_hint(rel)));
 	else if (!have_old && !intake->full_old_rows)
@@ -722,7 +752,7 @@ update_one(Intake *intake, Relation rel, bool have_old)
 								  RelationGetRelationName(rel)));
 	else if (!same_row(intake))
 	{
-		put_row(intake, old_values, old_nulls, -1);
+		put_row(intake, old_values, old_nulls, MUTANT(OLD_WEIGHT) ? 1 : -1);
 		put_row(intake, new_values, new_nulls, 1);
 	}
 }

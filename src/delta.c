@@ -229,8 +229,8 @@ ib_delta_merge(PipelineQuery *pq, const char *state_table, bool mixed)
 char *
 ib_delta_remove(const char *state_table)
 {
-	return psprintf("DELETE FROM %s WHERE ctid IN (SELECT " TOUCHED_ROW " FROM %s WHERE " TOUCHED_COUNT " = 0)",
-					state_table, TOUCHED_RELATION);
+	return psprintf("DELETE FROM %s WHERE ctid IN (SELECT " TOUCHED_ROW " FROM %s WHERE " TOUCHED_COUNT " %s 0)",
+					state_table, TOUCHED_RELATION, MUTANT(EMPTY_GROUPS) ? "<" : "=");
 }
 
 /*
@@ -247,7 +247,7 @@ ib_delta_without_rows(PipelineQuery *pq, const char *state_table)
 
 	foreach(lc, pq->sets)
 	{
-		if (((GroupingSetRows *) lfirst(lc))->keys == NIL)
+		if (((GroupingSetRows *) lfirst(lc))->keys == NIL && !MUTANT(EMPTY_SET))
 			return psprintf("INSERT INTO %s (%s) %s ON CONFLICT (%s) DO NOTHING",
 							state_table, columns, aggregate_rows(pq, no_rows, false),
 							ib_delta_key_list(pq, ""));

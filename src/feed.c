@@ -131,7 +131,9 @@ map_columns(Intake *intake, Relation rel, Relation source)
 						   intake->columns))
 		intake->lost = psprintf("a column that the query reads is gone from table \"%s\"",
 								RelationGetRelationName(rel));
-	intake->whole = same_layout(desc, batch->desc);
+	if (MUTANT(PARTITION_COLUMNS))
+		memcpy(intake->columns, batch->needed, sizeof(AttrNumber) * batch->nneeded);
+	intake->whole = same_layout(desc, batch->desc) || MUTANT(WHOLE_ROW);
 	for (int n = 0; n < batch->nneeded && intake->lost == NULL; n++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, intake->columns[n] - 1);

@@ -47,7 +47,7 @@ bool
 ib_frontier_includes(const Frontier *frontier, TransactionId xid,
 					 XLogRecPtr commit_lsn)
 {
-	if (commit_lsn < frontier->lsn)
+	if (commit_lsn < frontier->lsn || (MUTANT(FRONTIER_EDGE) && commit_lsn == frontier->lsn))
 		return true;
 	if (commit_lsn >= frontier->decoded_lsn)
 		return false;

@@ -88,7 +88,8 @@ ib_late_offer(IbPath *path, LateRun *run)
 	Timestamp	times[3];
 
 	times[0] = run->mark.closed;
-	times[1] = path->row->late_policy == LATE_APPLY ? run->mark.removed : run->mark.closed;
+	times[1] = path->row->late_policy != LATE_APPLY ? run->mark.closed :
+		MUTANT(RETENTION_APPLY) ? DT_NOBEGIN : run->mark.removed;
 	run->ahead = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 											 (int64) ib_event_time_ahead * 1000);
 	if (type != TIMESTAMPTZOID)
@@ -286,7 +287,8 @@ retain(IbPath *path, LateRun *run)
 	if (times[0] <= times[1])
 		return;
 	ib_watermark_offer_times(REMOVAL_RELATION, late->type, names, times, lengthof(times));
-	ib_run_statement(late->retain, SPI_OK_DELETE, NULL);
+	if (!MUTANT(RETENTION))
+		ib_run_statement(late->retain, SPI_OK_DELETE, NULL);
 	ib_run_statement(late->retained, SPI_OK_SELECT, NULL);
 	oldest = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 	if (!isnull)
@@ -304,9 +306,9 @@ ib_late_advance(IbPath *path, LateRun *run)
 	mark->rows_late += run->rows_late;
 	mark->rows_ahead += run->rows_ahead;
 	if (!TIMESTAMP_NOT_FINITE(mark->largest) &&
-		!pg_sub_s64_overflow(mark->largest, path->row->lateness_usecs, &closed) &&
+		!pg_sub_s64_overflow(mark->largest, MUTANT(LATENESS) ? 0 : path->row->lateness_usecs, &closed) &&
 		IS_VALID_TIMESTAMP(closed))
-		mark->closed = Max(mark->closed, closed);
+		mark->closed = MUTANT(WATERMARK_BACK) ? closed : Max(mark->closed, closed);
 	if (TIMESTAMP_NOT_FINITE(mark->closed))
 		return;
 	mark->shown = path->statements->late->type == TIMESTAMPTZOID ? mark->closed :
@@ -455,7 +457,8 @@ ib_late_store(IbPath *path, LateRun *run)
 		forget_windows(path, run);
 	foreach(lc, run->windows)
 	{
-		note_windows(path, lfirst(lc));
+		if (!MUTANT(LATE_UNMARKED))
+			note_windows(path, lfirst(lc));
 		tuplestore_end(lfirst(lc));
 	}
 	if (run->rows != NULL && run->rows_late > 0 && path->row->late_policy == LATE_DIVERT)

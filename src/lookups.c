@@ -451,7 +451,7 @@ add_linear_terms(StringInfo text, PipelineQuery *pq, int batch_columns)
 				stand_ins = lappend(stand_ins, lfirst(lc));
 		}
 		add_term(text, pq, list_concat_copy(stand_ins, old_lookups(pq)),
-				 list_length(stand_ins) % 2 ? 1 : -1);
+				 list_length(stand_ins) % 2 || MUTANT(LOOKUP_BOTH) ? 1 : -1);
 	}
 }
 

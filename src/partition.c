@@ -226,7 +226,7 @@ lose_gone(Batch *batch, Oid partition)
 	char	   *name = get_rel_name(partition);
 	char	   *source = get_rel_name(batch->source);
 
-	if (batch->append_only)
+	if (batch->append_only || MUTANT(DETACH))
 		return;
 	ib_batch_lose(batch, name ?
 				  psprintf("partition \"%s\" was detached from table \"%s\"", name, source) :
@@ -301,7 +301,7 @@ ib_partitions_follow(Batch *batch, Frontier *frontier)
 	next = palloc(sizeof(uint64) * Max(n, 1));
 	for (int i = 0; i < n; i++)
 	{
-		if (has_link(before, links[i]) || joined_empty(links[i]))
+		if (has_link(before, links[i]) || joined_empty(links[i]) || MUTANT(ATTACH))
 			next[nnext++] = links[i];
 		else if (frontier->aligned)
 			ib_batch_lose(batch, psprintf("partition \"%s\" was attached to table \"%s\", and its rows with it",

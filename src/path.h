@@ -81,7 +81,6 @@ extern void ib_path_forget_statements(IbPath *path);
 extern bool ib_path_run(IbPath *path, const char *reason, bool store);
 extern void ib_path_publish(IbPath *path, XLogRecPtr lsn, XLogRecPtr decoded_lsn,
 							TimestampTz as_of);
-extern void ib_flush_batch_log(void);
 
 extern bool ib_begin_run(IbPath *path, bool with_source, Frontier *frontier,
 						 XLogRecPtr *horizon);
@@ -121,7 +120,7 @@ extern const char *ib_track_lookups(IbPath *path, Bitmapset *changed);
 extern void ib_backfill_init(void);
 extern void ib_backfill_unwatch(void);
 extern bool ib_path_backfill(IbPath *path);
-extern int64 ib_path_fill(IbPath *path);
+extern int64 ib_path_fill(IbPath *path, double *transform_ms);
 
 /* copy.c */
 extern bool ib_path_can_copy(IbPath *path, IbPath *sibling);

@@ -105,7 +105,7 @@ same_group(List *keys, const char *left, const char *right,
 		KeyColumn  *key = lfirst(lc);
 		const char *name = quote_identifier(key->name);
 
-		if (bms_is_member(key->number, nulls))
+		if (bms_is_member(key->number, nulls) && !MUTANT(NULL_GROUP))
 			appendStringInfo(&text, " AND %s.%s IS NULL AND %s.%s IS NULL",
 							 left, name, right, name);
 		else
@@ -150,7 +150,7 @@ evaluate_groups(PipelineQuery *pq, GroupingSetRows *set, const char *source_rows
 	}
 	appendStringInfo(&rows, " FROM (%s) t JOIN (SELECT * FROM %s WHERE " TOUCHED_UNKNOWN " AND " TOUCHED_COUNT " > 0",
 					 source_rows, TOUCHED_RELATION);
-	if (set)
+	if (set && !MUTANT(GROUPING_SET))
 		appendStringInfo(&rows, " AND " GROUPING_SET_COLUMN " = %d", set->number);
 	appendStringInfo(&rows, ") g ON %s", same_group(keys, "t", "g", nulls));
 	if (by_time && bms_is_member(window->number, nulls))

@@ -100,6 +100,10 @@ init_database_entry(DatabaseEntry *entry)
 	pg_atomic_init_u32(&entry->activity, ACTIVITY_WAITING);
 	pg_atomic_init_u32(&entry->activity_path, 0);
 	pg_atomic_init_u64(&entry->activity_since, 0);
+	pg_atomic_init_u64(&entry->cpu, 0);
+	pg_atomic_init_u64(&entry->batches_cpu, 0);
+	pg_atomic_init_u64(&entry->history_cpu, 0);
+	pg_atomic_init_u64(&entry->history_wal, 0);
 }
 
 /* Also of an entry that is used again: its condition variable may be waited on. */
@@ -348,6 +352,10 @@ ib_database_attach(Oid database)
 		entry->no_slot = false;
 		pg_atomic_write_u32(&entry->state, WORKER_STARTING);
 		pg_atomic_write_u64(&entry->rows_decoded, 0);
+		pg_atomic_write_u64(&entry->cpu, 0);
+		pg_atomic_write_u64(&entry->batches_cpu, 0);
+		pg_atomic_write_u64(&entry->history_cpu, 0);
+		pg_atomic_write_u64(&entry->history_wal, 0);
 	}
 	LWLockRelease(ib_shared->lock);
 

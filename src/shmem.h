@@ -80,6 +80,12 @@ typedef struct DatabaseEntry
 	pg_atomic_uint32 activity;	/* Activity */
 	pg_atomic_uint32 activity_path; /* where it is one path's */
 	pg_atomic_uint64 activity_since;
+
+	/* since the worker started: CPU microseconds and bytes (meter.c) */
+	pg_atomic_uint64 cpu;
+	pg_atomic_uint64 batches_cpu;
+	pg_atomic_uint64 history_cpu;
+	pg_atomic_uint64 history_wal;
 } DatabaseEntry;
 
 /* What notify.c told last of a consumer; of more than these it tells nothing. */

@@ -169,7 +169,8 @@ ib_worker_status(PG_FUNCTION_ARGS)
 	enum
 	{
 		DATABASE, PID, STATE, HEARTBEAT_AT, ROWS_DECODED, ACTIVITY,
-		ACTIVITY_SINCE, WAIT_EVENT, RESTARTS, LAST_ERROR, NCOLUMNS
+		ACTIVITY_SINCE, WAIT_EVENT, RESTARTS, LAST_ERROR, CPU_MS, BATCHES_CPU_MS,
+		HISTORY_CPU_MS, HISTORY_WAL_BYTES, NCOLUMNS
 	};
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	bool		sees_errors = has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS);
@@ -215,6 +216,10 @@ ib_worker_status(PG_FUNCTION_ARGS)
 			entry->last_error[0] == '\0';
 		if (!nulls[LAST_ERROR])
 			values[LAST_ERROR] = CStringGetTextDatum(entry->last_error);
+		values[CPU_MS] = Float8GetDatum(pg_atomic_read_u64(&entry->cpu) / 1000.0);
+		values[BATCHES_CPU_MS] = Float8GetDatum(pg_atomic_read_u64(&entry->batches_cpu) / 1000.0);
+		values[HISTORY_CPU_MS] = Float8GetDatum(pg_atomic_read_u64(&entry->history_cpu) / 1000.0);
+		values[HISTORY_WAL_BYTES] = Int64GetDatum(pg_atomic_read_u64(&entry->history_wal));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;

@@ -229,7 +229,7 @@ put_back(HTAB *table, bool whole, Tuplestorestate *store, TupleTableSlot *scratc
 						errcode(ERRCODE_DATA_CORRUPTED),
 						errmsg("a lookup lacks rows that its changes brought"));
 			ExecStoreMinimalTuple(surplus->row, scratch, false);
-			for (int64 i = surplus->count; i < 0; i++)
+			for (int64 i = surplus->count; i < 0 && !MUTANT(LOOKUP_OLD); i++)
 			{
 				CHECK_FOR_INTERRUPTS();
 				tuplestore_puttupleslot(store, scratch);

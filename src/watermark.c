@@ -370,8 +370,9 @@ ib_watermark_statements(IbPath *path, PipelineQuery *pq, const char *state_table
 	late->survey_source = survey_source(pq, late->type, event_time);
 	late->truncate = psprintf("DELETE FROM %s t WHERE %s IS NOT TRUE", state_table, left_out);
 	/* few rows have to be asked for their windows */
-	left_out = psprintf("(t." INPUT_EVENT_TIME " < (SELECT " LEFT_OUT " FROM " WATERMARK_RELATION ") AND %s) IS NOT TRUE",
-						left_out);
+	left_out = MUTANT(LATE_COUNTED) ? "true" :
+		psprintf("(t." INPUT_EVENT_TIME " < (SELECT " LEFT_OUT " FROM " WATERMARK_RELATION ") AND %s) IS NOT TRUE",
+				 left_out);
 	late->touched = ib_delta_touched(pq, batch_columns, left_out);
 	late->transform_plus = ib_delta_transform(pq, batch_columns, false, left_out);
 	late->transform_mixed = ib_delta_transform(pq, batch_columns, true, left_out);

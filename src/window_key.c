@@ -150,7 +150,8 @@ set_length(KeyColumn *key, Var *time, const char *before, const char *length)
 {
 	key->time = time;
 	key->length = pstrdup(length);
-	key->before = psprintf("%s::pg_catalog.interval", quote_literal_cstr(before));
+	key->before = psprintf("%s::pg_catalog.interval",
+						   quote_literal_cstr(MUTANT(WINDOW_SLACK) ? "0" : before));
 	key->after = psprintf("%s::pg_catalog.interval + %s",
 						   quote_literal_cstr(length), key->before);
 }
@@ -185,7 +186,7 @@ find_size(KeyColumn *key, Interval *size, Var *time, bool is_end)
 
 	set_length(key, time, slack, size->month == 0 ? interval_text(size) :
 			   psprintf("%d days", 31 * size->month));
-	if (is_end)
+	if (is_end && !MUTANT(HOP_END))
 	{
 		char	   *before = key->before;
 

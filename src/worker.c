@@ -45,6 +45,7 @@
 #include "utils/wait_event.h"
 
 #include "decode.h"
+#include "meter.h"
 #include "path.h"
 #include "source.h"
 
@@ -52,6 +53,8 @@
 #define POLL_USECS (1000 * 1000)
 /* Look again this soon when a lock was in the way. */
 #define RETRY_USECS (100 * 1000)
+/* While no path is due, read when there is this much. */
+#define READ_AHEAD_BYTES (1024 * 1024)
 /* So often a copy waits for what the sibling held back. */
 #define COPY_TRIES 10
 /* A path without changes stores its frontier when this much WAL passed. */
@@ -540,11 +543,58 @@ reading_is_of_use(void)
 	return !held;
 }
 
+/*
+ * How often a path runs: less than its trigger interval, if runs are so slow
+ * that a consumer would see staler rows than it accepts.
+ */
+static int64
+effective_trigger(const IbPath *path)
+{
+	int64		trigger = path->row->trigger_usecs;
+
+	if (path->row->freshness_usecs > 0)
+		trigger = Min(trigger, Max(path->row->freshness_usecs - path->run_time, 0));
+	return trigger;
+}
+
+/* Whether a path may run as soon as it is known what there is for it. */
+static bool
+waits_for_reading(IbPath *path)
+{
+	return collects(path->row) &&
+		(path->row->state != PATH_RUNNING ||
+		 ib_monotonic_usecs() - path->ran_at >= effective_trigger(path) ||
+		 pg_atomic_read_u64(&path->shared->refresh_lsn) >
+		 pg_atomic_read_u64(&path->shared->decoded_lsn));
+}
+
+/*
+ * Looking into the past empties all caches, and to fill them again costs as
+ * much as to read hundreds of changes.  So WAL is read when a path is due, or
+ * when there is much of it.
+ */
+static bool
+worth_reading(XLogRecPtr upto)
+{
+	ListCell   *lc;
+
+	if (upto <= read_upto || ib_batches_full() || !reading_is_of_use())
+		return false;
+	if (upto - read_upto >= READ_AHEAD_BYTES)
+		return true;
+	foreach(lc, paths)
+	{
+		if (waits_for_reading(lfirst(lc)))
+			return true;
+	}
+	return false;
+}
+
 /* Decode what has been flushed, without a snapshot that would hold vacuum. */
 static void
 read_ahead(XLogRecPtr upto)
 {
-	if (upto <= read_upto || ib_batches_full() || !reading_is_of_use())
+	if (!worth_reading(upto))
 		return;
 	ib_activity(ACTIVITY_READING, 0, NULL);
 	ib_begin();
@@ -588,7 +638,8 @@ confirm(XLogRecPtr seen)
 									  ib_max_retained_wal));
 			continue;
 		}
-		lsn = Min(lsn, path->confirmable);
+		if (!MUTANT(CONFIRM_EARLY))
+			lsn = Min(lsn, path->confirmable);
 	}
 	ib_decode_confirm(lsn);
 }
@@ -760,20 +811,6 @@ copy_path(IbPath *path, IbPath *sibling)
 	path->copy_tries = 0;
 	if (!behind)
 		start_collecting(path);
-}
-
-/*
- * How often a path runs: less than its trigger interval, if runs are so slow
- * that a consumer would see staler rows than it accepts.
- */
-static int64
-effective_trigger(const IbPath *path)
-{
-	int64		trigger = path->row->trigger_usecs;
-
-	if (path->row->freshness_usecs > 0)
-		trigger = Min(trigger, Max(path->row->freshness_usecs - path->run_time, 0));
-	return trigger;
 }
 
 /*
@@ -957,9 +994,9 @@ wait_for_work(XLogRecPtr seen)
 	int64		wait = next_due(&wake_on_commit);
 	int			events;
 
-	ib_flush_batch_log();
 	confirm(seen);
 	notify_changes();
+	ib_meter_end_round(me);
 	pgstat_report_stat(false);
 	show_waiting();
 
@@ -969,7 +1006,7 @@ wait_for_work(XLogRecPtr seen)
 	else if (awaited.end != InvalidXLogRecPtr && reading_is_of_use())
 		wait = Min(wait, RETRY_USECS);
 	/* full batches kept this round from reading on, and have made room */
-	if (seen > read_upto && reading_is_of_use() && !ib_batches_full())
+	if (worth_reading(seen))
 		wait = 0;
 	events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 					   (wait + 999) / 1000, ib_wait_event(WAIT_FOR_WORK));

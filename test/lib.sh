@@ -267,5 +267,17 @@ build() {
 	as_runner "${make[@]}" -C "$dir" -j"$(nproc)" "$@"
 }
 
+# copy_server DIR: PostgreSQL in DIR/lib/postgresql/15; it finds its files from
+# where its programs are.
+copy_server() {
+	as_runner mkdir -p "$1/lib/postgresql/15" "$1/share/postgresql"
+	as_runner cp -RL /usr/lib/postgresql/15/. "$1/lib/postgresql/15"
+	as_runner cp -RL /usr/share/postgresql/15 "$1/share/postgresql/"
+	as_runner ln -s /usr/include "$1/include"
+}
+
+# mutants: of src/mutant.h, each with its name, its number and its test.
+mutants() { sed -nE 's|^\s*MUTANT_(\w+) = ([0-9]+),\s*/\* (\w+): .*|\1 \2 \3|p' "$root/src/mutant.h"; }
+
 # install_build NAME: into PostgreSQL's own directories, which takes root.
 install_build() { as_root "${make[@]}" -C "$work/$1" install; }

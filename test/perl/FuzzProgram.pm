@@ -191,6 +191,9 @@ sub random_column
 	};
 }
 
+# Times of which a window holds some, and the next the others
+my @dense = ('2024-03-30 23:10', '2024-03-30 23:50', '2024-03-31 00:20', '2024-03-31 03:30', '2024-04-01 00:00');
+
 # A source: id, foreign keys of lookups, a time, and columns of any type.
 sub random_source
 {
@@ -210,6 +213,7 @@ sub random_source
 	];
 	$source->{columns}[1]{values} = [ 0 .. 5 ];
 	$source->{columns}[2]{values} = [ 'a', 'b', 'c', 'none' ];
+	push @{ $source->{columns}[3]{values} }, sample(3, @dense) if chance(0.5);
 	if (!$source->{partitioned} && chance(0.1))
 	{
 		push @{ $source->{columns} },
@@ -592,7 +596,7 @@ sub random_join
 	{
 		my $hop = pick("'1 hour', '20 min'", "'24 hours', '8 hours'", "'2 months', '1 month'", "'1 week', '1 day'");
 
-		push @joins, { sql => "CROSS JOIN incbatch.hop(s.at, $hop) AS w(window_start, window_end)", columns => [
+		push @joins, { sql => "CROSS JOIN incbatch.hop(s.at, $hop) AS w(window_start, window_end)", hop => 1, columns => [
 			{ name => 'w.window_start', type => 'timestamp', like => 'window', form => 1, values => [ '2024-03-31 00:00', '2024-01-01 00:00' ] },
 			{ name => 'w.window_end', type => 'timestamp', like => 'window', form => 1, values => [ '2024-03-31 03:00', '2024-03-01 00:00' ] }] };
 	}
@@ -616,9 +620,15 @@ sub random_pipeline
 	};
 
 	push @columns, map { { %$_, ref => $_->{name} } } map { @{ $_->{columns} } } @joins;
-	foreach (1 .. weighted(1 => 4, 2 => 4, 3 => 2))
+	if ($has{at} && chance(0.18))
 	{
-		my $column = pick(@columns);
+		make_closing($pipeline, (grep { $_->{hop} } @joins) ? 1 : 0, grep { $_->{name} eq 'at' } @columns);
+		# what goes through late_rows loses the sign of a zero
+		@columns = grep { $_->{like} ne 'float' || !grep { $_ eq '-0' } @{ $_->{values} } } @columns;
+	}
+	foreach (1 .. ($pipeline->{closing} ? between(0, 2) : weighted(1 => 4, 2 => 4, 3 => 2)))
+	{
+		my $column = pick(grep { !$pipeline->{closing} || $_->{name} ne 'at' } @columns);
 		my ($sql, $form) = ($column->{ref}, $column->{form});
 
 		($sql, $form) = expression($column)
@@ -639,6 +649,7 @@ sub random_pipeline
 		push @{ $pipeline->{keys} }, { sql => $window->{ref}, form => 1, shown => 1 }
 		  unless grep { $_->{sql} eq $window->{ref} } @{ $pipeline->{keys} };
 	}
+	make_grouping($pipeline);
 	$pipeline->{ordinals} = chance(0.3);
 	$pipeline->{distinct} = chance(0.1);
 	if ($source->{identity} ne 'index' && chance(0.2))
@@ -650,10 +661,107 @@ sub random_pipeline
 	return $pipeline;
 }
 
-# The query of a pipeline, from its parts.
-sub query_of
+# Windows that close: a first key that is one of the event time, with the
+# condition that it has ended at a time, written down from its length.
+sub make_closing
+{
+	my ($pipeline, $hops, $at) = @_;
+	my $unit = pick(@units);
+	my $long = $unit eq 'quarter' ? '3 months' : "1 $unit";
+	my ($size, $days) = @{ pick([ '20 min', 0 ], [ '36 hours', 0 ], [ '1 day', 1 ], [ '3 months', 1 ]) };
+	my $trunc = "date_trunc('$unit', s.at" . ($at->{zone} && chance(0.3) ? ", 'Europe/Berlin')" : ')');
+	my ($sql, $ended) = @{ pick(
+		([ $trunc, "%s + interval '$long' <= %s" ]) x 3,
+		([ "incbatch.tumble(s.at, '$size')", "%s + interval '$size' <= %s" ]) x 3,
+		[ "date_bin('15 minutes', s.at, '2024-01-01')", "%s + interval '15 minutes' <= %s" ],
+		[ 's.at::date', '%s + 1 <= (%s)::date' ]) };
+
+	if ($hops)
+	{
+		my ($length) = join(' ', @{ $pipeline->{joins} }) =~ /hop\(s\.at, '(.*?)'/;
+
+		($sql, $ended) = @{ pick(
+			[ 'w.window_start', "%s + interval '$length' <= %s" ], [ 'w.window_end', '%s <= %s' ]) };
+	}
+	push @{ $pipeline->{keys} }, { sql => $sql, form => 1, shown => 1, ended => $ended };
+	$pipeline->{closing} = {
+		policy => weighted(divert => 4, drop => 2, apply => 2),
+		hops   => $hops,
+		zone   => $at->{zone} ? 1 : 0
+	};
+	$pipeline->{options} .= ", lateness => '" . pick('0', '10 min', '1 hour', '1 day', '100 days')
+	  . "', late_policy => '$pipeline->{closing}{policy}'" . pick('', ", event_time => 'at'");
+	$pipeline->{options} .= ", retention => '" . pick('0', '1 hour', '60 days', '400 days') . "'" if chance(0.3);
+	return;
+}
+
+# Other ways to group than by all keys: none, by several sets of them, or by
+# DISTINCT alone.  What closes is grouped by its window.
+sub make_grouping
 {
 	my ($pipeline) = @_;
+	my $kind = weighted(plain => 70, sets => 14, one => 5, distinct => 5);
+
+	if ($kind eq 'distinct')
+	{
+		$pipeline->{$_} = [] foreach qw(outputs having);
+		$_->{shown} = 1 foreach @{ $pipeline->{keys} };
+		$pipeline->{distinct} = 1;
+	}
+	if ($pipeline->{closing})
+	{
+		# the window is in every set
+		($pipeline->{grouping}, $pipeline->{merge}) = ('key, ROLLUP', chance(0.3)) if $kind eq 'sets' && !$pipeline->{closing}{hops} && @{ $pipeline->{keys} } > 1;
+		return;
+	}
+	# many windows that are one group would only take long
+	if ($kind eq 'one' && !grep { /hop/ } @{ $pipeline->{joins} })
+	{
+		$pipeline->{keys} = [];
+	}
+	if ($kind eq 'sets')
+	{
+		$pipeline->{grouping} = pick('ROLLUP', 'CUBE', 'GROUPING SETS', 'GROUPING SETS', 'key, ROLLUP');
+		# which keys a set has, a bit for each
+		$pipeline->{sets} = [ map { between(0, 7) } 1 .. between(1, 4) ];
+		$pipeline->{merge} = chance(0.3);
+		push @{ $pipeline->{outputs} }, { aggregates => [], picture => 'grouping(%KEYS%)', form => 1 } if chance(0.6);
+	}
+	return;
+}
+
+# The GROUP BY of keys as they stand in it.
+sub grouping_of
+{
+	my ($pipeline, @keys) = @_;
+	my $kind = $pipeline->{grouping};
+
+	return join ', ', @keys unless $kind && @keys;
+	my $list = '(' . join(', ', @keys) . ')';
+	my $text = "$kind $list";
+	if ($kind eq 'key, ROLLUP')
+	{
+		$text = @keys == 1 ? "ROLLUP $list" : "$keys[0], ROLLUP (" . join(', ', @keys[ 1 .. $#keys ]) . ')';
+	}
+	elsif ($kind eq 'GROUPING SETS')
+	{
+		my @sets = @{ $pipeline->{sets} };
+		my %has;
+
+		foreach my $set (@sets) { $set >> $_ & 1 and $has{$_} = 1 foreach 0 .. $#keys }
+		@sets = map { my $set = $_; [ grep { $set >> $_ & 1 } 0 .. $#keys ] } @sets;
+		# every key is in some set
+		push @sets, [ 0 .. $#keys ] if keys %has < @keys;
+		$text = "$kind (" . join(', ', map { '(' . join(', ', @keys[@$_]) . ')' } @sets) . ')';
+	}
+	return ($pipeline->{merge} ? 'DISTINCT ' : '') . $text;
+}
+
+# The query of a pipeline, from its parts, and the columns of its result; over
+# another relation than its source, if that is given.
+sub query_of
+{
+	my ($pipeline, $source) = @_;
 	my (@select, @group, @columns);
 	my $n = 0;
 
@@ -669,12 +777,21 @@ sub query_of
 	$n = 0;
 	foreach my $output (@{ $pipeline->{outputs} })
 	{
+		my $picture = $output->{picture};
+
+		if ($picture =~ s/%KEYS%/join(', ', map { $_->{sql} } @{ $pipeline->{keys} })/e)
+		{
+			next unless @group;
+			push @select, "$picture AS a" . ++$n;
+			push @columns, { name => "a$n", %$output };
+			next;
+		}
 		push @select,
-		  sprintf($output->{picture}, map { $_->{call} . $_->{filter} } @{ $output->{aggregates} }) . ' AS a' . ++$n;
+		  sprintf($picture, map { $_->{call} . $_->{filter} } @{ $output->{aggregates} }) . ' AS a' . ++$n;
 		push @columns, { name => "a$n", %$output };
 	}
 	my $sql  = 'SELECT ' . ($pipeline->{distinct} ? 'DISTINCT ' : '') . join(', ', @select);
-	my $from = $pipeline->{source};
+	my $from = $source || $pipeline->{source};
 	if ($pipeline->{inner})
 	{
 		$from = "(SELECT * FROM $from WHERE " . join(' AND ', @{ $pipeline->{inner} }) . ')';
@@ -683,7 +800,7 @@ sub query_of
 	$sql .= " FROM $from s";
 	$sql .= " $_" foreach @{ $pipeline->{joins} };
 	$sql .= ' WHERE ' . join(' AND ', @{ $pipeline->{where} }) if @{ $pipeline->{where} };
-	$sql .= ' GROUP BY ' . join(', ', @group) if @group;
+	$sql .= ' GROUP BY ' . grouping_of($pipeline, @group) if @group && (@{ $pipeline->{outputs} } || !$pipeline->{distinct});
 	$sql .= ' HAVING ' . join(' AND ', @{ $pipeline->{having} }) if @{ $pipeline->{having} };
 	return wantarray ? ($sql, @columns) : $sql;
 }
@@ -1213,7 +1330,7 @@ sub random_program
 	$pipelines[$_]{number} = $_ foreach 0 .. $#pipelines;
 	# lookups change where all pipelines that join them can follow
 	my @joining = grep { @{ $_->{joins} } } @pipelines;
-	$state->{tracks} = @joining && !(grep { $_->{inner} } @joining) && chance(0.6);
+	$state->{tracks} = @joining && !(grep { $_->{inner} || $_->{closing} } @joining) && chance(0.6);
 	$_->{options} .= ', track_lookups => true' foreach $state->{tracks} ? @joining : ();
 	my @waiting = @pipelines;
 	foreach my $stage (1 .. between(2, 4))

@@ -25,7 +25,8 @@ nor the query shows.
 A check refreshes every pipeline and compares it with the query's own text,
 both under one snapshot: as sets of rows, and column by column in how a value is
 spelled, but for types whose equal values differ in form.  verify_pipeline must
-agree.  A failure is a hash of C<kind> and C<text>:
+agree.  Where windows close, the closed ones are compared with what they were,
+and with the query over the source without what was diverted.  A failure is a hash of C<kind> and C<text>:
 
   differs   the relation is not the result of its query
   verify    verify_pipeline says so
@@ -59,7 +60,7 @@ sub new
 	my ($class, $node, $db) = @_;
 	my $self = bless {
 		node => $node, db => $db, sessions => {}, statements => 0, refused => 0,
-		checks => 0, repaired => 0, kills => 0
+		checks => 0, repaired => 0, kills => 0, closings => 0, counted => 0
 	}, $class;
 
 	$SIG{PIPE} = 'IGNORE';
@@ -88,7 +89,7 @@ sub connect_session
 		dup2(fileno($out_write), 1);
 		dup2(fileno($out_write), 2);
 		close $_ foreach $in_read, $in_write, $out_read, $out_write;
-		$ENV{PGOPTIONS} = "-c lock_timeout=5s -c statement_timeout=${patience}s -c client_min_messages=warning";
+		$ENV{PGOPTIONS} = "-c lock_timeout=5s -c statement_timeout=${patience}s -c jit=off -c client_min_messages=warning";
 		exec $node->installed_command('psql'), '-XqAt', '-h', $node->host, '-p', $node->port, '-d', $self->{db}
 		  or POSIX::_exit(1);
 	}
@@ -212,15 +213,28 @@ sub fresh_schema
 sub do_statement
 {
 	my ($self, $step) = @_;
-	my ($output, $state) = $self->ask_session($step->{on}, statement_of($step));
+	my $sql = statement_of($step);
+	my ($output, $state) = $self->ask_session($step->{on}, $sql);
 
+	# a rebuild reads all that is there; what a TRUNCATE left alone, nothing tells
+	$self->forget($1) if $sql =~ /rebuild_pipeline\('(.*?)'/;
+	$self->{truncated}{$_} = 1 foreach $sql =~ /TRUNCATE/ ? keys %{ $self->{live} } : ();
 	$self->{statements}++;
 	return if $state eq '00000';
 	$self->{refused}++;
 	my $kind = kind_of($state, '');
 	$kind = 'error' if !$kind && $step->{setup};
 	$kind = 'crash' if $state eq 'XX000' && $output =~ /internal|cache lookup/;
-	die { kind => $kind, text => "$step->{on}: " . statement_of($step) . "\n$output" } if $kind;
+	die { kind => $kind, text => "$step->{on}: $sql\n$output" } if $kind;
+	return;
+}
+
+# What was known of the windows of a pipeline before it began anew
+sub forget
+{
+	my ($self, $name) = @_;
+
+	delete $self->{$_}{$name} foreach qw(closed truncated);
 	return;
 }
 
@@ -230,6 +244,7 @@ sub do_create
 
 	$self->must('m', create_of($pipeline));
 	$self->{live}{ $pipeline->{name} } = $pipeline;
+	$self->forget($pipeline->{name});
 	$self->{created}++;
 	return;
 }
@@ -299,6 +314,7 @@ sub bring_back
 		$self->{repaired}++;
 		$self->must('m', $_) foreach @{ $allowed->{repair} || [] };
 		$self->must('m', "SELECT incbatch.rebuild_pipeline('$name')");
+		$self->forget($name);
 		return;
 	}
 	die { kind => 'state', text => "$name is $now->{state}: $now->{error}" };
@@ -319,8 +335,9 @@ sub do_check
 		next if $now->{state} eq 'paused' && $how ne 'final';
 		$self->bring_back($name, $now) if $now->{state} =~ /paused|failed|needs_rebuild/;
 		$self->catch_up($name, $how);
-		$self->compare($pipeline);
-		$self->verify($pipeline) if $how eq 'final' || $self->{checks} % 3 == 0;
+		if ($pipeline->{closing}) { $self->compare_closing($pipeline) }
+		else { $self->compare($pipeline) }
+		$self->verify($pipeline) if $how eq 'final' || $pipeline->{closing} || $self->{checks} % 3 == 0;
 	}
 	return;
 }
@@ -352,11 +369,102 @@ sub catch_up
 	die { kind => 'state', text => "$name stops again and again; it is $now->{state}: $now->{error}" };
 }
 
+# Columns as they are compared: by equality, and where it may be by their text.
+sub compared
+{
+	return join ', ', map { ($_->{equals} ? sprintf($_->{equals}, $_->{name}) : $_->{name}), $_->{form} ? "$_->{name}::text" : () } @_;
+}
+
+# The source as a pipeline that diverts late changes has counted it: without the
+# rows whose insert was diverted, with those whose delete was.
+sub counted
+{
+	my ($pipeline) = @_;
+	my $source = $pipeline->{source};
+
+	return qq{
+late AS MATERIALIZED (
+    SELECT "row"::text AS t, sum(CASE change WHEN 'insert' THEN 1 ELSE -1 END) AS n FROM incbatch.late_rows
+     WHERE pipeline = (SELECT pipeline FROM incbatch.pipelines WHERE relation = '$pipeline->{name}'::regclass) GROUP BY 1),
+unread AS MATERIALIZED (
+    SELECT array_agg(attname::text) FILTER (WHERE NOT (SELECT t::jsonb FROM late LIMIT 1) ? attname) AS names
+      FROM pg_attribute WHERE attrelid = '$source'::regclass AND attnum > 0 AND NOT attisdropped),
+rows AS MATERIALIZED (
+    SELECT x, t, row_number() OVER (PARTITION BY t) AS i
+      FROM $source x, unread, LATERAL (SELECT (to_jsonb(x) - coalesce(names, '{}'))::text) s(t)),
+counted AS MATERIALIZED (
+    SELECT (x).* FROM rows LEFT JOIN late USING (t) WHERE i > coalesce(n, 0)
+    UNION ALL
+    SELECT (jsonb_populate_record(NULL::$source, t::jsonb)).* FROM late, generate_series(1, -n))};
+}
+
+# Where windows close: those that are open equal the query; those that were
+# closed at the last look have what they had then; where late changes are
+# diverted, all equal the query over what was counted; and what retention
+# removes is gone.  Then remember what is closed.
+sub compare_closing
+{
+	my ($self, $pipeline) = @_;
+	my $name    = $pipeline->{name};
+	my $closing = $pipeline->{closing};
+	my ($query, @columns) = query_of($pipeline);
+	my $list = compared(@columns);
+	my ($window) = grep { $_->{ended} } @columns;
+	my $ended = sub { "($_[0] > '-infinity' AND " . sprintf($window->{ended}, $window->{name}, $_[0]) . ')' };
+	my $known = $self->{closed}{$name};
+	my $apply = $closing->{policy} eq 'apply';
+	my $all   = $closing->{policy} eq 'divert' && !$closing->{hops} && !$self->{truncated}{$name};
+	my $utc   = $closing->{zone} ? q{ AT TIME ZONE 'UTC'} : '';
+	my $past  = $ended->($apply ? 'm.removed' : 'm.closed');
+	my $over  = query_of($pipeline, 'counted');
+	my $closed = "${name}_closed";
+
+	$self->must('m', qq{CREATE TABLE $closed AS TABLE $name WITH NO DATA; CREATE TABLE ${closed}_mark (closed }
+		  . ($closing->{zone} ? 'timestamptz' : 'timestamp') . ')')
+	  if $self->must('m', "SELECT to_regclass('$closed') IS NULL") eq 't';
+	$self->must('m', "DELETE FROM $closed; DELETE FROM ${closed}_mark") unless $known;
+	# a column that had another name then
+	$all &&= $self->must('m', q{SELECT count(*) FROM incbatch.late_rows WHERE "row" ? 'another_name'}) eq '0' if $all;
+
+	my @differences = (
+		[ 'an open window, only in the pipeline', "SELECT $list FROM p WHERE past IS NOT TRUE EXCEPT ALL SELECT $list FROM q WHERE past IS NOT TRUE" ],
+		[ 'an open window, only in the query', "SELECT $list FROM q WHERE past IS NOT TRUE EXCEPT ALL SELECT $list FROM p WHERE past IS NOT TRUE" ],
+		[ 'a window that should be removed', "SELECT $list FROM p WHERE removed" ],
+		[ 'the watermark went back', "SELECT b.closed FROM ${closed}_mark b, m WHERE m.closed < b.closed" ],
+		[ 'the watermark lags behind', "SELECT m.closed FROM m WHERE m.closed < (SELECT max(at) FROM $pipeline->{source} WHERE at <= now() AND at > '-infinity') - make_interval(secs => extract(epoch FROM m.lateness)::float8)" ]);
+	push @differences,
+	  [ 'a closed window that has changed', "SELECT $list FROM p WHERE before EXCEPT ALL SELECT $list FROM $closed" ],
+	  [ 'a closed window that was', "SELECT $list FROM $closed, m WHERE " . $ended->('m.removed') . " IS NOT TRUE EXCEPT ALL SELECT $list FROM p WHERE before" ]
+	  if !$apply;
+	push @differences,
+	  [ 'a row that was not counted', "SELECT $list FROM c WHERE removed IS NOT TRUE EXCEPT ALL SELECT $list FROM p" ],
+	  [ 'a row that was counted', "SELECT $list FROM p EXCEPT ALL SELECT $list FROM c WHERE removed IS NOT TRUE" ],
+	  [ 'a diverted row that never was', 'SELECT t FROM late LEFT JOIN (SELECT t, count(*) FROM rows GROUP BY t) r USING (t) WHERE n > coalesce(count, 0)' ]
+	  if $all;
+	my $rows = $self->must('m', "BEGIN ISOLATION LEVEL REPEATABLE READ;\nWITH "
+		  . qq{m AS MATERIALIZED (SELECT w.closed$utc AS closed, w.removed$utc AS removed, p.lateness
+  FROM incbatch.path_watermark w JOIN incbatch.path a ON a.id = w.path JOIN incbatch.pipeline p ON p.id = a.pipeline WHERE p.relation = '$name'::regclass),
+p AS MATERIALIZED (SELECT p.*, $past AS past, } . $ended->('m.removed') . ' AS removed, ' . $ended->('b.closed') . qq{ AS before FROM m, $name p LEFT JOIN ${closed}_mark b ON true),
+q AS MATERIALIZED (SELECT q.*, $past AS past FROM m, ($query) q)}
+		  . ($all ? ',' . counted($pipeline) . ",\nc AS MATERIALIZED (SELECT c.*, " . $ended->('m.removed') . " AS removed FROM m, ($over) c)" : '')
+		  . "\nSELECT * FROM (" . join("\nUNION ALL ", map { "SELECT '$_->[0]', d::text FROM ($_->[1]) d" } @differences) . ') x ORDER BY 1, 2 LIMIT 20;'
+		  . qq{
+DELETE FROM ${closed}_mark; DELETE FROM $closed;
+INSERT INTO ${closed}_mark SELECT w.closed$utc FROM incbatch.path_watermark w JOIN incbatch.path a ON a.id = w.path JOIN incbatch.pipeline p ON p.id = a.pipeline WHERE p.relation = '$name'::regclass;
+INSERT INTO $closed SELECT p.* FROM $name p, ${closed}_mark m WHERE } . $ended->('m.closed') . ";\nCOMMIT");
+
+	die { kind => $rows =~ /^ERROR/m ? 'error' : 'differs', text => "$name: $query\n$rows" } if $rows ne '';
+	$self->{closed}{$name} = 1;
+	$self->{closings}++;
+	$self->{counted}++ if $all;
+	return;
+}
+
 sub compare
 {
 	my ($self, $pipeline) = @_;
 	my ($query, @columns) = query_of($pipeline);
-	my $list = join ', ', map { ($_->{equals} ? sprintf($_->{equals}, $_->{name}) : $_->{name}), $_->{form} ? "$_->{name}::text" : () } @columns;
+	my $list = compared(@columns);
 	my $rows = $self->must('m', qq{BEGIN ISOLATION LEVEL REPEATABLE READ;
 WITH q AS MATERIALIZED (SELECT $list FROM ($query) q), p AS MATERIALIZED (SELECT $list FROM $pipeline->{name})
 SELECT * FROM (SELECT 'only in the pipeline', d::text FROM (TABLE p EXCEPT ALL TABLE q) d
@@ -400,7 +508,7 @@ sub do_steps
 	my ($self, $program) = @_;
 
 	$self->fresh_schema;
-	$self->{live}    = {};
+	$self->{$_}      = {} foreach qw(live closed truncated);
 	$self->{allowed} = [];
 	foreach my $step (@{ $program->{steps} })
 	{

@@ -6,6 +6,7 @@
 # truncate and alter, in transactions, savepoints and two-phase commits that
 # succeed or not, while the pipelines are created, paused, rebuilt, dropped and
 # run at different triggers; in some the worker is ended, or the server crashes.
+# Some pipelines close windows, and divert, drop or apply what is late for them.
 # Proves that after each stage every pipeline is, row for row and spelled
 # alike, the result of its query.
 #
@@ -83,8 +84,8 @@ sub report
 }
 
 run_batch($ENV{FUZZ_SEED} || 1, $ENV{FUZZ_PROGRAM} || 1, $ENV{FUZZ_PROGRAM} || $programs);
-diag sprintf '%d statements, %d of them refused; %d checks, %d pipelines brought back, %d kills',
-  @{$runner}{qw(statements refused checks repaired kills)};
+diag sprintf '%d statements, %d of them refused; %d checks, %d looks at closed windows, %d of them at what was diverted; %d pipelines brought back, %d kills',
+  @{$runner}{qw(statements refused checks closings counted repaired kills)};
 
 $runner->close_sessions;
 $node->stop;

@@ -1,0 +1,71 @@
+/*
+ * mutant.h
+ *	  Ways to break the engine on purpose, to see that the suite notices.
+ *
+ * Compiled with -DINCBATCH_MUTANT=n the place marked by the mutant of number n
+ * does the wrong thing; in any other build MUTANT() is constant false and the
+ * compiler leaves nothing of it.  test/mutants reads the list below: of each
+ * line the name, the number, the test that catches it (a topic, a spec, a TAP
+ * file) and what is wrong then.
+ */
+#ifndef IB_MUTANT_H
+#define IB_MUTANT_H
+
+enum IbMutant
+{
+	/* changes as they are collected */
+	MUTANT_OLD_WEIGHT = 1,		/* changes: the old row of an UPDATE is added */
+	MUTANT_SAME_ROW = 2,		/* changes: an UPDATE between NULL and a value is none */
+	MUTANT_WHOLE_ROW = 3,		/* schema_change: a row of another layout is kept as it came */
+	MUTANT_OLD_VALUES = 4,		/* schema_change: an UPDATE without old values is passed over */
+	MUTANT_TOAST = 5,			/* toast: an unchanged value is taken to be empty */
+	MUTANT_SUBXACT_ABORT = 6,	/* large: a rolled back subtransaction counts */
+	MUTANT_PARTITION_COLUMNS = 7,	/* partitions: columns are where the root has them */
+	MUTANT_ATTACH = 8,			/* partitions: rows that come with a partition are ignored */
+	MUTANT_DETACH = 9,			/* partitions: rows that go with a partition are ignored */
+
+	/* which transactions a run folds in */
+	MUTANT_FRONTIER_SKIP = 10,	/* 020_crash: what the frontier includes counts again */
+	MUTANT_STREAM_FRONTIER = 11,	/* large: so do large transactions */
+	MUTANT_FRONTIER_EDGE = 12,	/* 020_crash: the transaction that begins the next batch is lost */
+	MUTANT_HELD_BACK = 13,		/* 040_held_back: what the snapshot does not see is folded in */
+	MUTANT_TRUNCATE = 14,		/* changes: TRUNCATE is ignored */
+	MUTANT_TRUNCATE_ROWS = 15,	/* changes: rows before a TRUNCATE in its transaction stay */
+	MUTANT_CONFIRM_EARLY = 16,	/* 020_crash: the slot is confirmed for what is only decoded */
+
+	/* the two strategies */
+	MUTANT_MINMAX = 17,			/* aggregates: the extreme that is deleted stays */
+	MUTANT_FILTER = 18,			/* aggregates: old rows count as new ones in a FILTER */
+	MUTANT_SCALE = 19,			/* aggregates: a sum keeps the digits of a value that went */
+	MUTANT_NAN = 20,			/* statistics: a NaN is subtracted */
+	MUTANT_EMPTY_GROUPS = 21,	/* changes: groups without rows stay */
+	MUTANT_NULL_GROUP = 22,		/* recompute: groups of NULL are not evaluated again */
+	MUTANT_WINDOW_SLACK = 23,	/* recompute: days are never 25 hours long */
+	MUTANT_HOP_END = 24,		/* hop: the end of a window is taken for its start */
+	MUTANT_GROUPING_SET = 25,	/* grouping_sets: touched groups are those of every set */
+	MUTANT_EMPTY_SET = 26,		/* grouping_sets: without rows there is no total */
+
+	/* lookups */
+	MUTANT_LOOKUP_BOTH = 27,	/* track_lookups: what changed on both sides counts twice */
+	MUTANT_LOOKUP_OLD = 28,		/* track_lookups: rows that went from a lookup never were */
+
+	/* windows that close */
+	MUTANT_LATE_COUNTED = 29,	/* late: late changes are folded in, and diverted */
+	MUTANT_LATE_UNMARKED = 30,	/* late: their windows are not noted */
+	MUTANT_LATE_TRUNCATE = 31,	/* late: TRUNCATE empties closed windows */
+	MUTANT_LATENESS = 32,		/* watermark: lateness is none */
+	MUTANT_WATERMARK_BACK = 33, /* watermark: it goes back with a larger lateness */
+	MUTANT_RETENTION = 34,		/* retention: nothing is removed */
+	MUTANT_RETENTION_APPLY = 35,	/* retention: late changes bring back what was removed */
+
+	/* as whom */
+	MUTANT_OWNER = 36,			/* owner: the query runs as a superuser */
+};
+
+#ifdef INCBATCH_MUTANT
+#define MUTANT(name) (MUTANT_##name == INCBATCH_MUTANT)
+#else
+#define MUTANT(name) false
+#endif
+
+#endif							/* IB_MUTANT_H */
