@@ -220,6 +220,7 @@ SELECT attname FROM pg_attribute WHERE attrelid = '"p2_Late ""shift"""'::regclas
 SELECT incbatch.set_tier('x', 'p2', 4);
 SELECT incbatch.set_tier('y', 'p2', 1);
 TABLE family;
+CALL incbatch.refresh_pipeline('p2');
 SET ROLE regress_incbatch_reader;
 SELECT count(*), sum(orders) FROM fast;
 SELECT count(*) FROM "p2_Late ""shift""";

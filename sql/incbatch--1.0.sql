@@ -23,6 +23,7 @@ CREATE TABLE incbatch.pipeline (
     initialize       boolean NOT NULL,
     strategy         text NOT NULL,
     paused           boolean NOT NULL DEFAULT false,
+    paused_at        timestamptz,
     created_at       timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 
@@ -154,6 +155,7 @@ COMMENT ON COLUMN incbatch.pipeline.track_lookups IS 'Changes of the joined tabl
 COMMENT ON COLUMN incbatch.pipeline.initialize IS 'Whether the backfill reads the source''s present rows.';
 COMMENT ON COLUMN incbatch.pipeline.strategy IS 'delta, delta with recompute of some touched groups, or recompute of all.';
 COMMENT ON COLUMN incbatch.pipeline.paused IS 'Whether pause_pipeline was called.';
+COMMENT ON COLUMN incbatch.pipeline.paused_at IS 'When it was called; NULL: the pipeline is not paused.';
 COMMENT ON COLUMN incbatch.pipeline.created_at IS 'When the pipeline was created.';
 
 COMMENT ON TABLE incbatch.path IS 'Paths: one pipeline at one cadence, with its state table.';
@@ -232,10 +234,10 @@ COMMENT ON COLUMN incbatch.batch.commit_ms IS 'Milliseconds spent storing the fr
 COMMENT ON COLUMN incbatch.batch.cpu_ms IS 'CPU milliseconds of the worker for the batch: reading its changes, in the run and before, the run, and the worker''s round around it.';
 COMMENT ON COLUMN incbatch.batch.wal_bytes IS 'WAL written by the run, in bytes.';
 COMMENT ON COLUMN incbatch.batch.latency_max IS 'Largest time from a source transaction''s commit to its visibility.';
-COMMENT ON COLUMN incbatch.batch.strategy IS 'delta; recompute where groups were evaluated again from the source; rebuild where all were, by a backfill or because a tracked lookup was truncated.';
+COMMENT ON COLUMN incbatch.batch.strategy IS 'delta; none where it failed; recompute where groups were evaluated again from the source; rebuild where all were, by a backfill or because a tracked lookup was truncated.';
 COMMENT ON COLUMN incbatch.batch.rows_late IS 'Changes to closed windows.';
 COMMENT ON COLUMN incbatch.batch.rows_ahead IS 'Rows whose event time was infinite or too far ahead of the clock to drive the watermark.';
-COMMENT ON COLUMN incbatch.batch.error IS 'Error of the batch, or NULL.';
+COMMENT ON COLUMN incbatch.batch.error IS 'Error that stopped the pipeline in this batch, whose figures are then 0; NULL: none.';
 COMMENT ON COLUMN incbatch.batch.runs IS 'Runs that the line sums up.';
 COMMENT ON COLUMN incbatch.batch.groups_new IS 'Groups that were added to the state table.';
 COMMENT ON COLUMN incbatch.batch.ahead_ms IS 'Milliseconds spent reading its changes from the WAL before the run.';
@@ -459,20 +461,26 @@ COMMENT ON EVENT TRIGGER incbatch_on_rewrite IS 'A pipeline whose source is set 
 CREATE FUNCTION incbatch.worker_status(
     OUT database oid, OUT pid int, OUT state text,
     OUT heartbeat_at timestamptz, OUT rows_decoded bigint,
+    OUT activity text, OUT activity_since timestamptz, OUT wait_event text,
+    OUT restarts int, OUT last_error text,
     OUT cpu_ms float8, OUT batches_cpu_ms float8, OUT history_cpu_ms float8, OUT history_wal_bytes bigint
 ) RETURNS SETOF record
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_worker_status';
 COMMENT ON FUNCTION incbatch.worker_status() IS 'Workers as shared memory knows them; incbatch.workers is the view to read.';
 
 CREATE FUNCTION incbatch.path_status(
-    path int,
-    OUT frontier_lsn pg_lsn, OUT as_of timestamptz, OUT next_run timestamptz,
-    OUT moved_at timestamptz, OUT backlog_rows bigint,
+    path int, stored_lsn pg_lsn, stored_as_of timestamptz, allowed interval DEFAULT NULL,
+    OUT frontier_lsn pg_lsn, OUT as_of timestamptz, OUT staleness interval,
+    OUT staleness_before interval, OUT unmoved interval,
+    OUT fresh_since timestamptz, OUT stale_since timestamptz,
+    OUT next_run timestamptz, OUT backlog_rows bigint, OUT backlog_bytes bigint,
     OUT latency_p50 interval, OUT latency_p95 interval, OUT latency_p99 interval,
-    OUT backfill_started_at timestamptz, OUT rows_done bigint, OUT rows_total bigint
+    OUT backfill_started_at timestamptz, OUT rows_done bigint, OUT rows_total bigint,
+    OUT locked oid, OUT locked_since timestamptz,
+    OUT worker text, OUT worker_activity text, OUT worker_since timestamptz
 ) RETURNS record
-LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'ib_path_status';
-COMMENT ON FUNCTION incbatch.path_status(int) IS 'A path as its worker shows it, NULL while no worker runs it; incbatch.paths and incbatch.lag are the views to read.';
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_path_status';
+COMMENT ON FUNCTION incbatch.path_status(int, pg_lsn, timestamptz, interval) IS 'How far a path is at this moment, from what is stored of its frontier, from shared memory and from the end of the WAL; incbatch.paths and incbatch.lag are the views to read. allowed is the staleness for which it says since when the path has been below (fresh_since) or over it (stale_since).';
 
 CREATE FUNCTION incbatch.is_at_home(database oid, system_identifier bigint)
 RETURNS boolean
@@ -495,7 +503,7 @@ SELECT a.id AS path,
             THEN 'needs_rebuild'
             WHEN p.paused THEN 'paused'
             ELSE a.state END AS state,
-       a.state_since
+       coalesce(p.paused_at, a.state_since) AS state_since
 FROM incbatch.path a
 JOIN incbatch.pipeline p ON p.id = a.pipeline
 LEFT JOIN incbatch.frontier f ON f.path = a.id;
@@ -552,8 +560,8 @@ COMMENT ON COLUMN incbatch.pipelines.rows_ahead IS 'Rows since the backfill, and
 
 CREATE VIEW incbatch.paths AS
 SELECT p.relation::text AS pipeline, a.id AS path, a.relation, a.trigger_interval,
-       greatest(m.frontier_lsn, f.lsn) AS frontier_lsn,
-       greatest(m.as_of, f.as_of) AS as_of,
+       m.frontier_lsn,
+       CASE WHEN s.state = 'needs_rebuild' THEN f.as_of ELSE m.as_of END AS as_of,
        m.next_run,
        CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END AS rows,
        s.state
@@ -562,7 +570,7 @@ JOIN incbatch.pipeline p ON p.id = a.pipeline
 JOIN incbatch.path_state s ON s.path = a.id
 LEFT JOIN incbatch.frontier f ON f.path = a.id
 LEFT JOIN pg_catalog.pg_class c ON c.oid = a.relation
-CROSS JOIN LATERAL incbatch.path_status(a.id) m;
+CROSS JOIN LATERAL incbatch.path_status(a.id, f.lsn, f.as_of) m;
 COMMENT ON VIEW incbatch.paths IS 'One row a path: a pipeline at one cadence.';
 COMMENT ON COLUMN incbatch.paths.pipeline IS 'The pipeline.';
 COMMENT ON COLUMN incbatch.paths.path IS 'Number of the path.';
@@ -577,46 +585,79 @@ COMMENT ON COLUMN incbatch.paths.state IS 'initializing, backfilling, running, p
 -- A path without consumers has promised its trigger interval; a fifth of it,
 -- and at least a second, are for the run itself (a consumer's freshness is
 -- 5/4 of its trigger by the same rule).
+--
+-- Slow and dead differ in the worker: one that works moves the frontier late,
+-- one that is gone, stopped or waits for a lock not at all.  Whoever is alive,
+-- where no WAL follows the frontier nothing is missing.
 CREATE VIEW incbatch.lag AS
-WITH measured AS (
+WITH promised AS (
     SELECT c.consumer, p.relation::text AS pipeline, c.tier, c.freshness, a.trigger_interval,
            coalesce(c.freshness, greatest(a.trigger_interval * 1.25, a.trigger_interval + '1 second')) AS allowed,
-           greatest(m.as_of, f.as_of) AS as_of,
-           pg_catalog.clock_timestamp() - greatest(m.as_of, f.as_of) AS staleness,
-           pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(),
-                                      greatest(m.frontier_lsn, f.lsn))::bigint AS backlog_bytes,
-           m.backlog_rows, nullif(w.watermark, '-infinity') AS watermark,
-           m.latency_p50, m.latency_p95, m.latency_p99,
-           m.moved_at, s.state, s.state_since
+           1.5 * greatest(a.trigger_interval, '1 second') AS patience,
+           a.id AS path, s.state, s.state_since, a.last_error, f.lsn, f.as_of AS stored_as_of,
+           nullif(w.watermark, '-infinity') AS watermark
     FROM incbatch.path a
     JOIN incbatch.pipeline p ON p.id = a.pipeline
     JOIN incbatch.path_state s ON s.path = a.id
     LEFT JOIN incbatch.consumer c ON c.path = a.id
     LEFT JOIN incbatch.frontier f ON f.path = a.id
     LEFT JOIN incbatch.path_watermark w ON w.path = a.id AND p.lateness IS NOT NULL
-    CROSS JOIN LATERAL incbatch.path_status(a.id) m
+), measured AS (
+    SELECT q.*, m.backlog_rows, m.backlog_bytes, m.latency_p50, m.latency_p95, m.latency_p99,
+           m.staleness_before, m.fresh_since, m.stale_since,
+           m.locked, m.locked_since, m.worker, m.worker_activity, m.worker_since,
+           CASE WHEN q.state = 'needs_rebuild' THEN q.stored_as_of ELSE m.as_of END AS as_of,
+           CASE WHEN q.state = 'needs_rebuild' THEN pg_catalog.clock_timestamp() - q.stored_as_of
+                ELSE m.staleness END AS staleness,
+           coalesce(m.unmoved, m.staleness) > q.patience
+               AND (m.worker IN ('idle', 'blocked') OR m.locked IS NOT NULL)
+             OR m.worker IN ('absent', 'stopped') AS stands,
+           coalesce(m.locked_since < pg_catalog.clock_timestamp() - q.patience, false)
+             OR m.worker IN ('absent', 'stopped', 'blocked')
+                AND q.state_since < pg_catalog.clock_timestamp() - q.patience
+                AND coalesce(m.worker_since, q.state_since) < pg_catalog.clock_timestamp() - q.patience AS start_stands
+    FROM promised q
+    CROSS JOIN LATERAL incbatch.path_status(q.path, q.lsn, q.stored_as_of, q.allowed) m
 ), judged AS (
     SELECT *,
            CASE WHEN state = 'paused' THEN 'paused'
                 WHEN state IN ('failed', 'needs_rebuild') THEN 'failed'
-                WHEN state IN ('initializing', 'backfilling') THEN 'backfilling'
+                WHEN state IN ('initializing', 'backfilling')
+                THEN CASE WHEN start_stands THEN 'stuck' ELSE 'backfilling' END
                 WHEN staleness <= allowed THEN 'fresh'
-                WHEN moved_at IS NULL
-                  OR pg_catalog.clock_timestamp() - moved_at > 3 * greatest(trigger_interval, '1 second')
-                THEN 'stuck'
-                WHEN pg_catalog.clock_timestamp() - moved_at > greatest(trigger_interval, '1 second')
-                THEN 'falling behind'
-                ELSE 'late' END AS status
+                WHEN stands THEN 'stuck'
+                WHEN staleness < staleness_before THEN 'late'
+                ELSE 'falling behind' END AS status
     FROM measured
 )
 SELECT consumer, pipeline, tier, freshness, trigger_interval, as_of, staleness,
        backlog_bytes, backlog_rows, watermark, latency_p50, latency_p95, latency_p99,
        status,
-       CASE WHEN status IN ('late', 'falling behind') THEN as_of + allowed
-            WHEN status = 'stuck' THEN greatest(moved_at, as_of + allowed)
-            ELSE state_since END AS status_since
+       CASE WHEN status = 'fresh' THEN greatest(fresh_since, state_since)
+            WHEN status IN ('paused', 'failed', 'backfilling') THEN state_since
+            ELSE greatest(coalesce(stale_since, as_of + allowed),
+                          CASE WHEN status = 'stuck' THEN coalesce(locked_since, worker_since) END,
+                          state_since)
+       END AS status_since,
+       CASE WHEN status = 'fresh' THEN NULL
+            WHEN status = 'failed' THEN coalesce(last_error, 'this database is a copy; run incbatch.rebuild_pipeline')
+            WHEN status = 'paused' THEN 'run incbatch.resume_pipeline'
+            WHEN worker = 'absent' THEN 'no worker runs; incbatch.workers says why'
+            WHEN worker = 'stopped' THEN 'the worker does not respond'
+            WHEN locked IS NOT NULL
+            THEN pg_catalog.format('%s is locked%s', locked::regclass,
+                     (SELECT ' by process ' || pg_catalog.string_agg(DISTINCT l.pid::text, ', ')
+                      FROM pg_catalog.pg_locks l
+                      WHERE l.relation = locked AND l.granted AND l.locktype = 'relation'
+                        AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
+                                          WHERE d.datname = pg_catalog.current_database())
+                        AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock')))
+            WHEN worker = 'blocked' THEN 'the worker waits for a lock, ' || worker_activity
+            WHEN worker = 'starting' THEN 'the worker starts'
+            ELSE 'the worker is ' || worker_activity END AS reason,
+       path
 FROM judged;
-COMMENT ON VIEW incbatch.lag IS 'How fresh each consumer is (a pipeline without any has one row), computed by the reader: true when the worker is dead, too.';
+COMMENT ON VIEW incbatch.lag IS 'How fresh each consumer is (a pipeline without any has one row), computed by the reader: true when the worker is dead, too. The worker sends a NOTIFY on channel incbatch_status when it sees a status change: JSON with pipeline, path, consumer, from, to, at. It looks once a second, between its batches; from is what it told before, null for the first time since the server started. What befalls the worker itself (it is dead, stopped, or waits for a lock within a statement) nobody tells, so read this view to be sure.';
 COMMENT ON COLUMN incbatch.lag.consumer IS 'The consumer; NULL: a pipeline without consumers.';
 COMMENT ON COLUMN incbatch.lag.pipeline IS 'The pipeline.';
 COMMENT ON COLUMN incbatch.lag.tier IS 'The tier that the consumer picked, or NULL.';
@@ -625,13 +666,15 @@ COMMENT ON COLUMN incbatch.lag.trigger_interval IS 'How often the pipeline runs.
 COMMENT ON COLUMN incbatch.lag.as_of IS 'Everything committed before this instant is in the aggregate.';
 COMMENT ON COLUMN incbatch.lag.staleness IS 'Now minus as_of; NULL before the first batch.';
 COMMENT ON COLUMN incbatch.lag.backlog_bytes IS 'Bytes of WAL between the frontier and now, whoever wrote them.';
-COMMENT ON COLUMN incbatch.lag.backlog_rows IS 'Changes read from the WAL and waiting for the next run; NULL while no worker runs the path. While no path is due, the WAL is read every 30 seconds, or when there is a megabyte of it; backlog_bytes is of now.';
+COMMENT ON COLUMN incbatch.lag.backlog_rows IS 'Changes read from the WAL and waiting for the next run; NULL where no worker has run the path since the server started. While no path is due, the WAL is read every 30 seconds, or when there is a megabyte of it; backlog_bytes is of now.';
 COMMENT ON COLUMN incbatch.lag.watermark IS 'Windows that end here or before are closed; NULL: windows never close, or no event was seen.';
 COMMENT ON COLUMN incbatch.lag.latency_p50 IS 'Median time from a source transaction''s commit to its visibility in the aggregate, over the last hour; rounded up by at most 15 %.';
 COMMENT ON COLUMN incbatch.lag.latency_p95 IS 'The same, 95th percentile.';
 COMMENT ON COLUMN incbatch.lag.latency_p99 IS 'The same, 99th percentile.';
-COMMENT ON COLUMN incbatch.lag.status IS 'fresh, late (catching up), falling behind (a run takes longer than its trigger), stuck (the frontier has not moved for three triggers), failed, paused or backfilling.';
-COMMENT ON COLUMN incbatch.lag.status_since IS 'Since when, as far as it can be known.';
+COMMENT ON COLUMN incbatch.lag.status IS 'fresh (staleness within freshness, also where nothing was written); late (over it, but less stale than after the last run but one); falling behind (over it, and growing, while the worker is at work); stuck (over it, and the worker is gone, stopped, or for one and a half triggers, of at least a second, kept from it by a lock); failed, paused or backfilling.';
+COMMENT ON COLUMN incbatch.lag.status_since IS 'Since when, as far as it can be known: of fresh, since staleness was last over freshness; of late, falling behind and stuck, since it grew over it.';
+COMMENT ON COLUMN incbatch.lag.path IS 'Number of its path.';
+COMMENT ON COLUMN incbatch.lag.reason IS 'What keeps it from being fresh: what the worker is doing, who holds a lock, the error, or what to run; NULL where it is fresh.';
 
 CREATE VIEW incbatch.consumers AS
 SELECT c.consumer, p.relation::text AS pipeline, c.relation, c.tier, c.freshness,
@@ -675,8 +718,8 @@ COMMENT ON COLUMN incbatch.batches.commit_ms IS 'Milliseconds spent storing the 
 COMMENT ON COLUMN incbatch.batches.cpu_ms IS 'CPU milliseconds of the worker for the batch: reading its changes, in the run and before, the run, and the worker''s round around it.';
 COMMENT ON COLUMN incbatch.batches.wal_bytes IS 'WAL written by the run, in bytes.';
 COMMENT ON COLUMN incbatch.batches.latency_max IS 'Largest time from a source transaction''s commit to its visibility.';
-COMMENT ON COLUMN incbatch.batches.strategy IS 'delta; recompute where groups were evaluated again from the source; rebuild where all were, by a backfill or because a tracked lookup was truncated.';
-COMMENT ON COLUMN incbatch.batches.error IS 'Error of the batch, or NULL.';
+COMMENT ON COLUMN incbatch.batches.strategy IS 'delta; none where it failed; recompute where groups were evaluated again from the source; rebuild where all were, by a backfill or because a tracked lookup was truncated.';
+COMMENT ON COLUMN incbatch.batches.error IS 'Error that stopped the pipeline in this batch, whose figures are then 0; NULL: none.';
 COMMENT ON COLUMN incbatch.batches.rows_ahead IS 'Rows whose event time was infinite or too far ahead of the clock to drive the watermark; they are folded in.';
 COMMENT ON COLUMN incbatch.batches.runs IS 'Batches that the row sums up: more than one only where the trigger is below a second.';
 COMMENT ON COLUMN incbatch.batches.groups_new IS 'Groups that were added to the state table.';
@@ -705,22 +748,33 @@ COMMENT ON COLUMN incbatch.late_rows.path IS 'Number of the path; each path of a
 CREATE VIEW incbatch.workers AS
 SELECT d.datname AS database, w.pid, w.state, s.slot_name,
        s.restart_lsn, s.confirmed_flush_lsn AS confirmed_lsn,
-       pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), s.restart_lsn)::bigint AS retained_wal_bytes,
-       w.heartbeat_at, w.rows_decoded, w.cpu_ms, w.batches_cpu_ms,
-       w.history_cpu_ms, w.history_wal_bytes
+       pg_catalog.pg_wal_lsn_diff(e.lsn, s.restart_lsn)::bigint AS retained_wal_bytes,
+       w.heartbeat_at, w.rows_decoded, w.activity, w.activity_since, w.wait_event,
+       w.restarts, w.last_error,
+       pg_catalog.round(100 * greatest(pg_catalog.pg_wal_lsn_diff(e.lsn, s.confirmed_flush_lsn), 0)
+             / pg_catalog.pg_size_bytes(pg_catalog.current_setting('incbatch.max_retained_wal')), 1) AS retained_percent,
+       w.cpu_ms, w.batches_cpu_ms, w.history_cpu_ms, w.history_wal_bytes
 FROM incbatch.worker_status() w
 JOIN pg_catalog.pg_database d ON d.oid = w.database
-LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = 'incbatch_' || w.database::text;
+LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = 'incbatch_' || w.database::text
+CROSS JOIN (SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+                        ELSE pg_catalog.pg_current_wal_insert_lsn() END AS lsn) e;
 COMMENT ON VIEW incbatch.workers IS 'One row a database that has pipelines: its worker and its replication slot.';
 COMMENT ON COLUMN incbatch.workers.database IS 'The database.';
 COMMENT ON COLUMN incbatch.workers.pid IS 'Process of the worker; NULL: it is not running.';
-COMMENT ON COLUMN incbatch.workers.state IS 'starting, creating slot (waits for the transactions that were running), running, backfilling or not running.';
+COMMENT ON COLUMN incbatch.workers.state IS 'starting, creating slot (waits for the transactions that were running), running, backfilling, not responding (the process does not run), not running, crash looping (not running, after several restarts within the hour; it is tried again, ever later up to a minute), or no worker slot (max_worker_processes are in use; it is tried again every second).';
 COMMENT ON COLUMN incbatch.workers.slot_name IS 'The replication slot; NULL: not made yet.';
 COMMENT ON COLUMN incbatch.workers.restart_lsn IS 'The server keeps the WAL from here on.';
 COMMENT ON COLUMN incbatch.workers.confirmed_lsn IS 'All that committed before is folded in and flushed.';
 COMMENT ON COLUMN incbatch.workers.retained_wal_bytes IS 'Bytes of WAL that the server keeps for the slot.';
-COMMENT ON COLUMN incbatch.workers.heartbeat_at IS 'When the worker last showed that it is alive.';
+COMMENT ON COLUMN incbatch.workers.heartbeat_at IS 'When the worker last showed that it is alive: at least every second.';
 COMMENT ON COLUMN incbatch.workers.rows_decoded IS 'Row changes decoded since the worker started, of all tables.';
+COMMENT ON COLUMN incbatch.workers.activity IS 'What the worker is doing, or was when it stopped responding; pg_stat_activity shows it, too.';
+COMMENT ON COLUMN incbatch.workers.activity_since IS 'Since when.';
+COMMENT ON COLUMN incbatch.workers.wait_event IS 'What the process waits for, in pg_stat_activity''s words; NULL: it does not wait.';
+COMMENT ON COLUMN incbatch.workers.restarts IS 'How often it was started again within the last hour.';
+COMMENT ON COLUMN incbatch.workers.last_error IS 'What the worker before complained of when it ended; of the own database only, and for members of pg_read_all_stats.';
+COMMENT ON COLUMN incbatch.workers.retained_percent IS 'WAL since confirmed_lsn, in percent of incbatch.max_retained_wal; at 100 the pipeline that holds it turns needs_rebuild.';
 COMMENT ON COLUMN incbatch.workers.cpu_ms IS 'CPU milliseconds of the worker since it started.';
 COMMENT ON COLUMN incbatch.workers.batches_cpu_ms IS 'Of these, for batches: the sum of their cpu_ms.';
 COMMENT ON COLUMN incbatch.workers.history_cpu_ms IS 'Of these, for writing incbatch.batches. What remains is being idle, and reading WAL that no pipeline wants.';
@@ -738,7 +792,7 @@ SELECT p.relation::text AS pipeline, s.state AS phase,
 FROM incbatch.path a
 JOIN incbatch.pipeline p ON p.id = a.pipeline
 JOIN incbatch.path_state s ON s.path = a.id
-CROSS JOIN LATERAL incbatch.path_status(a.id) m
+CROSS JOIN LATERAL incbatch.path_status(a.id, NULL, NULL) m
 WHERE s.state IN ('initializing', 'backfilling');
 COMMENT ON VIEW incbatch.progress IS 'One row a backfill under way.';
 COMMENT ON COLUMN incbatch.progress.pipeline IS 'The pipeline.';

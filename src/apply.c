@@ -67,6 +67,27 @@ tables_of(Oid definition)
 	return tables;
 }
 
+/* Show who is in the way of a path: a table that is locked, or InvalidOid. */
+static void
+note_lock(IbPath *path, Oid relid)
+{
+	PathEntry  *shared = path->shared;
+
+	if (OidIsValid(relid) && pg_atomic_read_u32(&shared->locked) == InvalidOid)
+		pg_atomic_write_u64(&shared->locked_since, ib_monotonic_usecs());
+	pg_atomic_write_u32(&shared->locked, relid);
+}
+
+static bool
+lock_table(IbPath *path, Oid relid, LOCKMODE mode)
+{
+	bool		locked = ConditionalLockRelationOid(relid, mode);
+
+	if (!locked)
+		note_lock(path, relid);
+	return locked;
+}
+
 /*
  * Lock what the query of a path reads, unless somebody else has it locked: a
  * TRUNCATE or ALTER TABLE must not hold up the pipelines of other tables.  The
@@ -85,7 +106,10 @@ ib_lock_sources(IbPath *path, bool with_source)
 		path->row->track_lookups)
 		with_source = true;
 	if (with_source && !ib_source_lock(path->row->source))
+	{
+		note_lock(path, path->row->source);
 		return false;
+	}
 	if (statements != NULL)
 		relations = statements->relations;
 	else if (path->row->track_lookups)
@@ -93,9 +117,10 @@ ib_lock_sources(IbPath *path, bool with_source)
 	foreach(lc, relations)
 	{
 		if (lfirst_oid(lc) != path->row->source &&
-			!ConditionalLockRelationOid(lfirst_oid(lc), AccessShareLock))
+			!lock_table(path, lfirst_oid(lc), AccessShareLock))
 			return false;
 	}
+	note_lock(path, InvalidOid);
 	return true;
 }
 
@@ -107,7 +132,7 @@ ib_lock_sources(IbPath *path, bool with_source)
 static bool
 lock_tables(IbPath *path, bool with_source)
 {
-	return ConditionalLockRelationOid(path->row->state_table, RowExclusiveLock) &&
+	return lock_table(path, path->row->state_table, RowExclusiveLock) &&
 		SearchSysCacheExists1(RELOID, ObjectIdGetDatum(path->row->state_table)) &&
 		ib_lock_sources(path, with_source);
 }
@@ -613,6 +638,29 @@ fold_in_anew(IbPath *path, Meter *meter)
 }
 
 /*
+ * The aggregate contains what committed before as_of.  A worker that starts
+ * anew tells what the one before has told already, or less.
+ */
+static void
+note_staleness(PathEntry *shared, TimestampTz as_of)
+{
+	int64		now = ib_monotonic_usecs();
+	int64		staleness = Max(GetCurrentTimestamp() - as_of, 0);
+	int64		instant = now - staleness;
+	int64		before = pg_atomic_read_u64(&shared->as_of_instant);
+
+	if (before >= instant)
+		return;
+	ib_freshness_note(&shared->freshness, now, before ? now - before : staleness, instant);
+	pg_atomic_write_u64(&shared->as_of, as_of);
+	pg_atomic_write_u64(&shared->as_of_instant, instant);
+	pg_atomic_write_u64(&shared->staleness_before,
+						pg_atomic_read_u64(&shared->staleness_then));
+	pg_atomic_write_u64(&shared->staleness_then, staleness);
+	pg_atomic_write_u64(&shared->moved_at, now);
+}
+
+/*
  * Show how far a path is, and wake who waits for it.  lsn may lie behind the
  * stored frontier's: nothing for this path is between the two.  Whatever was
  * visible when the WAL ended at decoded_lsn is included: so decoded_lsn is not
@@ -624,8 +672,7 @@ ib_path_publish(IbPath *path, XLogRecPtr lsn, XLogRecPtr decoded_lsn,
 {
 	PathEntry  *shared = path->shared;
 
-	pg_atomic_write_u64(&shared->as_of, as_of);
-	pg_atomic_write_u64(&shared->moved_at, GetCurrentTimestamp());
+	note_staleness(shared, as_of);
 	pg_atomic_write_u64(&shared->backlog_rows, ib_inputs_rows(path));
 	if (lsn > pg_atomic_read_u64(&shared->frontier_lsn))
 		pg_atomic_write_u64(&shared->frontier_lsn, lsn);

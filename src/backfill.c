@@ -115,6 +115,15 @@ ib_backfill_init(void)
 	ExecutorFinish_hook = watch_executor_finish;
 }
 
+/* The scan is over, or ended in an error: what was watched is freed. */
+void
+ib_backfill_unwatch(void)
+{
+	if (watched != NULL)
+		disable_timeout(progress_timeout, false);
+	watched = NULL;
+}
+
 static double
 estimate_rows(Oid source)
 {
@@ -155,8 +164,7 @@ evaluate(IbPath *path, Tuplestorestate *result)
 													 PROGRESS_INTERVAL_MS),
 						 PROGRESS_INTERVAL_MS);
 	groups = ib_run_statement(path->statements->initial, SPI_OK_SELECT, result);
-	disable_timeout(progress_timeout, false);
-	watched = NULL;
+	ib_backfill_unwatch();
 	return groups;
 }
 

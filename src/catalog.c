@@ -477,6 +477,31 @@ ib_catalog_copy_path(int32 from, int32 to, Snapshot snapshot)
 	SPI_finish();
 }
 
+/* A batch that failed, with its error; how far it got nobody knows. */
+void
+ib_catalog_log_failure(int32 path, const char *reason, TimestampTz started_at,
+					   const char *error)
+{
+	Oid			types[] = {INT4OID, TIMESTAMPTZOID, TEXTOID, TEXTOID};
+	Datum		values[] = {
+		Int32GetDatum(path),
+		TimestampTzGetDatum(started_at),
+		CStringGetTextDatum(reason),
+		CStringGetTextDatum(error),
+	};
+
+	SPI_connect();
+	ib_spi("INSERT INTO incbatch.batch (path, started_at, finished_at, reason, transactions,"
+		   " rows_in, groups_changed, read_ms, transform_ms, merge_ms, commit_ms, cpu_ms,"
+		   " wal_bytes, latency_max, strategy, rows_late, rows_ahead, error,"
+		   " runs, groups_new, ahead_ms, read_cpu_ms)"
+		   " SELECT $1, $2, pg_catalog.clock_timestamp(), $3, 0, 0, 0, 0, 0, 0, 0, 0, 0, '0',"
+		   " 'none', 0, 0, $4, 1, 0, 0, 0"
+		   " FROM incbatch.path WHERE id OPERATOR(pg_catalog.=) $1 FOR KEY SHARE SKIP LOCKED",
+		   SPI_OK_INSERT, lengthof(types), types, values, NULL);
+	SPI_finish();
+}
+
 /*
  * Do the frontiers in this catalog speak of this database of this cluster?
  * Not in a copy of either, whose WAL is another.

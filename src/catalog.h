@@ -102,6 +102,8 @@ extern void ib_catalog_store_frontier(int32 path, const Frontier *frontier,
 extern void ib_catalog_forget_frontier(int32 path);
 extern bool ib_catalog_fetch_frontier(int32 path, Frontier *frontier);
 extern void ib_catalog_copy_path(int32 from, int32 to, Snapshot snapshot);
+extern void ib_catalog_log_failure(int32 path, const char *reason,
+								   TimestampTz started_at, const char *error);
 extern bool ib_catalog_slot_is_at_home(void);
 extern void ib_catalog_store_slot(XLogRecPtr created_lsn);
 extern LatePolicy ib_late_policy(const char *name);

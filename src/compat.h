@@ -54,6 +54,13 @@
 	LogLogicalMessage(prefix, message, size, transactional)
 #endif
 
+/* Wait events of extensions have names since 17; before, one stands for all. */
+#if PG_VERSION_NUM >= 170000
+#define ib_wait_event_new(name) WaitEventExtensionNew(name)
+#else
+#define ib_wait_event_new(name) ((void) (name), PG_WAIT_EXTENSION)
+#endif
+
 /* object_ownercheck replaced one function a kind of object in 16. */
 #if PG_VERSION_NUM >= 160000
 #define ib_relation_ownercheck(relid, roleid) \

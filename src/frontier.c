@@ -29,6 +29,7 @@
 #include "utils/wait_event.h"
 
 #include "frontier.h"
+#include "shmem.h"
 
 /* Widen the XID of a transaction that is not older than two billion. */
 static FullTransactionId
@@ -117,7 +118,7 @@ ib_frontier_commits_lingering(Snapshot snapshot,
 		CHECK_FOR_INTERRUPTS();
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 1, PG_WAIT_EXTENSION);
+						 1, ib_wait_event(WAIT_FOR_VISIBILITY));
 		ResetLatch(MyLatch);
 	}
 	pfree(committing);

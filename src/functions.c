@@ -267,7 +267,9 @@ set_paused(FunctionCallInfo fcinfo, bool paused)
 	ib_shmem_require();
 	values[0] = Int32GetDatum(ib_own_pipeline(PG_GETARG_TEXT_PP(0), &relation));
 	values[1] = BoolGetDatum(paused);
-	ib_change_catalog("UPDATE incbatch.pipeline SET paused = $2 WHERE id OPERATOR(pg_catalog.=) $1",
+	ib_change_catalog("UPDATE incbatch.pipeline SET paused = $2,"
+				   " paused_at = CASE WHEN $2 THEN coalesce(paused_at, pg_catalog.clock_timestamp()) END"
+				   " WHERE id OPERATOR(pg_catalog.=) $1",
 				   SPI_OK_UPDATE, 2, types, values, NULL);
 }
 

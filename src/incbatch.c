@@ -33,7 +33,7 @@ define_settings(void)
 {
 	DefineCustomIntVariable("incbatch.max_paths",
 							"Number of paths that all databases together can have.",
-							"Each takes about 9 kB of shared memory.",
+							"Each takes about 12 kB of shared memory.",
 							&ib_max_paths, ib_max_paths, 1, 65536,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("incbatch.max_retained_wal",

@@ -18,8 +18,8 @@
 #define LATENCY_FIRST_USECS 100.0
 #define BUCKETS_PER_OCTAVE 5
 
-static int
-bucket_of(int64 usecs)
+int
+ib_latency_bucket(int64 usecs)
 {
 	double		octaves = log2(Max(usecs, 1) / LATENCY_FIRST_USECS);
 	int			bucket = (int) ceil(octaves * BUCKETS_PER_OCTAVE);
@@ -52,7 +52,7 @@ ib_latency_add(LatencyHistory *history, TimestampTz now, int64 usecs)
 		memset(period->counts, 0, sizeof(period->counts));
 		period->number = number;
 	}
-	period->counts[bucket_of(usecs)]++;
+	period->counts[ib_latency_bucket(usecs)]++;
 }
 
 /*

@@ -24,6 +24,7 @@ typedef struct LatencyHistory
 	LatencyPeriod periods[LATENCY_PERIODS];
 } LatencyHistory;
 
+extern int	ib_latency_bucket(int64 usecs);
 extern void ib_latency_reset(LatencyHistory *history);
 extern void ib_latency_add(LatencyHistory *history, TimestampTz now,
 						   int64 usecs);

@@ -36,6 +36,8 @@
 #define RESTART_LAST_MS 60000
 /* a worker that lived this long is not in a loop of crashes */
 #define HEALTHY_LIFE_MS 60000
+/* try this often while the server has no process left for a worker */
+#define NO_SLOT_MS 1000
 /* a registered worker that has not attached by then never will */
 #define START_TIMEOUT_MS 10000
 
@@ -43,7 +45,7 @@
 typedef struct Attempt
 {
 	Oid			database;
-	TimestampTz started_at;
+	int64		started_at;		/* monotonic, microseconds; 0: never */
 	int			delay_ms;		/* before the next start */
 } Attempt;
 
@@ -143,6 +145,26 @@ release_dead_holders(void)
 	LWLockRelease(ib_shared->lock);
 }
 
+/* No process is left for a worker; said once, and shown while it lasts. */
+static void
+note_no_slot(DatabaseEntry *entry)
+{
+	bool		known;
+
+	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
+	entry->starting = false;
+	known = entry->no_slot;
+	entry->no_slot = true;
+	LWLockRelease(ib_shared->lock);
+	if (!known)
+		ereport(LOG,
+				errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				errmsg("incbatch could not start a worker for database with OID %u",
+					   entry->database),
+				errdetail("All processes that max_worker_processes allows are in use; it tries again every second."),
+				errhint("Raise max_worker_processes and restart the server."));
+}
+
 /*
  * Look at one entry: free it, start its worker, or say in how many
  * milliseconds to look again (-1: not before somebody wakes us).
@@ -150,7 +172,7 @@ release_dead_holders(void)
 static long
 tend(DatabaseEntry *entry, Attempt *attempt)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	int64		now = ib_monotonic_usecs();
 	Oid			database = InvalidOid;
 	long		lived_ms;
 
@@ -161,7 +183,7 @@ tend(DatabaseEntry *entry, Attempt *attempt)
 		attempt->started_at = 0;
 		attempt->delay_ms = 0;
 	}
-	lived_ms = TimestampDifferenceMilliseconds(attempt->started_at, now);
+	lived_ms = (now - attempt->started_at) / 1000;
 	if (entry->starting && lived_ms > START_TIMEOUT_MS)
 		entry->starting = false;
 	if (OidIsValid(entry->database) && entry->pid == 0 &&
@@ -170,7 +192,7 @@ tend(DatabaseEntry *entry, Attempt *attempt)
 		if (entry->wanted)
 			database = entry->database;
 		else
-			entry->database = attempt->database = InvalidOid;
+			ib_database_forget(entry);
 	}
 	LWLockRelease(ib_shared->lock);
 
@@ -183,7 +205,7 @@ tend(DatabaseEntry *entry, Attempt *attempt)
 	if (!database_exists(database))
 	{
 		LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
-		entry->database = attempt->database = InvalidOid;
+		ib_database_forget(entry);
 		LWLockRelease(ib_shared->lock);
 		return -1;
 	}
@@ -199,14 +221,8 @@ tend(DatabaseEntry *entry, Attempt *attempt)
 	LWLockRelease(ib_shared->lock);
 	if (!start_worker(database))
 	{
-		LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
-		entry->starting = false;
-		LWLockRelease(ib_shared->lock);
-		ereport(LOG,
-				errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				errmsg("incbatch could not start a worker for database with OID %u",
-					   database),
-				errhint("Raise max_worker_processes and restart the server."));
+		note_no_slot(entry);
+		attempt->delay_ms = NO_SLOT_MS;
 	}
 	return attempt->delay_ms;
 }
@@ -258,7 +274,7 @@ ib_launcher_main(Datum arg)
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
 						 (timeout >= 0 ? WL_TIMEOUT : 0),
-						 timeout, PG_WAIT_EXTENSION);
+						 timeout, ib_wait_event(WAIT_FOR_WORKERS));
 		ResetLatch(MyLatch);
 	}
 }

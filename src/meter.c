@@ -20,7 +20,6 @@
 #include <sys/resource.h>
 
 #include "executor/instrument.h"
-#include "portability/instr_time.h"
 #include "utils/timestamp.h"
 
 #include "meter.h"
@@ -32,15 +31,6 @@ static int64 read_began;		/* monotonic */
 /* What this round has for the worker's totals. */
 static BatchRecord *round_batch = NULL; /* the last one */
 static int64 round_batches_cpu = 0;
-
-int64
-ib_monotonic_usecs(void)
-{
-	instr_time	now;
-
-	INSTR_TIME_SET_CURRENT(now);
-	return (int64) INSTR_TIME_GET_MICROSEC(now);
-}
 
 /* Milliseconds since *lap, which moves on to now. */
 double

@@ -18,7 +18,6 @@ typedef struct Meter
 	BatchRecord record;
 } Meter;
 
-extern int64 ib_monotonic_usecs(void);
 extern double ib_lap_ms(int64 *lap);
 
 extern void ib_meter_start(Meter *meter, IbPath *path, const char *reason);

@@ -28,7 +28,7 @@ ib_begin(void)
 void
 ib_begin_catalog(const char *activity)
 {
-	pgstat_report_activity(STATE_RUNNING, activity);
+	ib_activity(ACTIVITY_CATALOG, 0, activity);
 	ib_begin();
 	PushActiveSnapshot(GetTransactionSnapshot());
 }

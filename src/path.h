@@ -109,11 +109,16 @@ extern TimestampTz ib_inputs_last_commit(const IbPath *path, TimestampTz last);
 extern Bitmapset *ib_inputs_changed_lookups(const IbPath *path);
 extern bool ib_inputs_lookup_truncated(const IbPath *path);
 
+/* notify.c */
+extern bool ib_notify_is_told(const IbPath *path);
+extern bool ib_notify_changes(bool urgent);
+
 /* track.c */
 extern const char *ib_track_lookups(IbPath *path, Bitmapset *changed);
 
 /* backfill.c */
 extern void ib_backfill_init(void);
+extern void ib_backfill_unwatch(void);
 extern bool ib_path_backfill(IbPath *path);
 extern int64 ib_path_fill(IbPath *path, double *transform_ms);
 

@@ -19,6 +19,7 @@
 #include "access/xlog.h"
 
 #include "miscadmin.h"
+#include "portability/instr_time.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
@@ -32,6 +33,34 @@ SharedControl *ib_shared = NULL;
 
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
+
+/* The clock of shared memory: it never steps, and is one for all processes. */
+int64
+ib_monotonic_usecs(void)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	return (int64) INSTR_TIME_GET_MICROSEC(now);
+}
+
+/* What pg_stat_activity shows of a wait. */
+uint32
+ib_wait_event(IbWait wait)
+{
+	static const char *const names[] = {
+		[WAIT_FOR_WORK] = "IncbatchWork",
+		[WAIT_FOR_WORKERS] = "IncbatchWorkers",
+		[WAIT_FOR_VISIBILITY] = "IncbatchCommitVisible",
+		[WAIT_FOR_PATH] = "IncbatchPath",
+		[WAIT_FOR_WORKER_EXIT] = "IncbatchWorkerExit",
+	};
+	static uint32 events[lengthof(names)];
+
+	if (events[wait] == 0)
+		events[wait] = ib_wait_event_new(names[wait]);
+	return events[wait];
+}
 
 /* Each database needs a slot; a few more entries serve those just probed. */
 static int
@@ -66,44 +95,46 @@ init_database_entry(DatabaseEntry *entry)
 	pg_atomic_init_u32(&entry->generation, 0);
 	pg_atomic_init_u32(&entry->wake_on_commit, 0);
 	pg_atomic_init_u32(&entry->state, WORKER_STARTING);
-	pg_atomic_init_u64(&entry->heartbeat_at, 0);
+	pg_atomic_init_u64(&entry->heartbeat, 0);
 	pg_atomic_init_u64(&entry->rows_decoded, 0);
+	pg_atomic_init_u32(&entry->activity, ACTIVITY_WAITING);
+	pg_atomic_init_u32(&entry->activity_path, 0);
+	pg_atomic_init_u64(&entry->activity_since, 0);
 	pg_atomic_init_u64(&entry->cpu, 0);
 	pg_atomic_init_u64(&entry->batches_cpu, 0);
 	pg_atomic_init_u64(&entry->history_cpu, 0);
 	pg_atomic_init_u64(&entry->history_wal, 0);
 }
 
+/* Also of an entry that is used again: its condition variable may be waited on. */
 static void
 reset_path_entry(PathEntry *entry)
 {
-	pg_atomic_write_u64(&entry->frontier_lsn, 0);
-	pg_atomic_write_u64(&entry->decoded_lsn, 0);
-	pg_atomic_write_u64(&entry->as_of, 0);
-	pg_atomic_write_u64(&entry->next_run, 0);
-	pg_atomic_write_u64(&entry->moved_at, 0);
-	pg_atomic_write_u64(&entry->backlog_rows, 0);
-	pg_atomic_write_u64(&entry->refresh_lsn, 0);
-	pg_atomic_write_u64(&entry->backfill_started_at, 0);
-	pg_atomic_write_u64(&entry->backfill_rows_done, 0);
-	pg_atomic_write_u64(&entry->backfill_rows_total, 0);
+	pg_atomic_init_u64(&entry->frontier_lsn, 0);
+	pg_atomic_init_u64(&entry->decoded_lsn, 0);
+	pg_atomic_init_u64(&entry->as_of, 0);
+	pg_atomic_init_u64(&entry->as_of_instant, 0);
+	pg_atomic_init_u64(&entry->next_run, 0);
+	pg_atomic_init_u64(&entry->moved_at, 0);
+	pg_atomic_init_u64(&entry->staleness_then, 0);
+	pg_atomic_init_u64(&entry->staleness_before, 0);
+	pg_atomic_init_u32(&entry->locked, InvalidOid);
+	pg_atomic_init_u64(&entry->locked_since, 0);
+	pg_atomic_init_u64(&entry->backlog_rows, 0);
+	pg_atomic_init_u64(&entry->refresh_lsn, 0);
+	pg_atomic_init_u64(&entry->backfill_started_at, 0);
+	pg_atomic_init_u64(&entry->backfill_rows_done, 0);
+	pg_atomic_init_u64(&entry->backfill_rows_total, 0);
 	ib_latency_reset(&entry->latency);
+	memset(&entry->freshness, 0, sizeof(entry->freshness));
+	memset(entry->told, 0, sizeof(entry->told));
 }
 
 static void
 init_path_entry(PathEntry *entry)
 {
 	memset(entry, 0, sizeof(*entry));
-	pg_atomic_init_u64(&entry->frontier_lsn, 0);
-	pg_atomic_init_u64(&entry->decoded_lsn, 0);
-	pg_atomic_init_u64(&entry->as_of, 0);
-	pg_atomic_init_u64(&entry->next_run, 0);
-	pg_atomic_init_u64(&entry->moved_at, 0);
-	pg_atomic_init_u64(&entry->backlog_rows, 0);
-	pg_atomic_init_u64(&entry->refresh_lsn, 0);
-	pg_atomic_init_u64(&entry->backfill_started_at, 0);
-	pg_atomic_init_u64(&entry->backfill_rows_done, 0);
-	pg_atomic_init_u64(&entry->backfill_rows_total, 0);
+	reset_path_entry(entry);
 	ConditionVariableInit(&entry->moved);
 }
 
@@ -122,6 +153,7 @@ start_shared_memory(void)
 		char	   *next = (char *) ib_shared + MAXALIGN(sizeof(SharedControl));
 
 		ib_shared->lock = &(GetNamedLWLockTranche(IB_NAME))->lock;
+		ib_shared->started = ib_monotonic_usecs();
 		ib_shared->launcher_pgprocno = -1;
 		ib_shared->ndatabases = database_capacity();
 		ib_shared->npaths = ib_max_paths;
@@ -284,14 +316,18 @@ detach_worker(int code, Datum arg)
 
 	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
 	entry->pid = 0;
+	entry->left_at = ib_monotonic_usecs();
+	if (code != 0 && entry->held_by == 0)
+	{
+		entry->deaths[entry->ndeaths++ % WORKER_DEATHS] = entry->left_at;
+		strlcpy(entry->last_error, ib_activity_last_error(), WORKER_ERROR_LENGTH);
+	}
 	pg_atomic_write_u32(&entry->wake_on_commit, 0);
+	/* who waits for a path shall see that nobody runs it */
 	for (int i = 0; i < ib_shared->npaths; i++)
 	{
 		if (ib_shared->paths[i].database == entry->database)
-		{
-			ib_shared->paths[i].database = InvalidOid;
 			ConditionVariableBroadcast(&ib_shared->paths[i].moved);
-		}
 	}
 	LWLockRelease(ib_shared->lock);
 	ib_wake_launcher();
@@ -313,7 +349,9 @@ ib_database_attach(Oid database)
 		entry->starting = false;
 		entry->pid = MyProcPid;
 		entry->pgprocno = MyProc->pgprocno;
+		entry->no_slot = false;
 		pg_atomic_write_u32(&entry->state, WORKER_STARTING);
+		pg_atomic_write_u64(&entry->rows_decoded, 0);
 		pg_atomic_write_u64(&entry->cpu, 0);
 		pg_atomic_write_u64(&entry->batches_cpu, 0);
 		pg_atomic_write_u64(&entry->history_cpu, 0);
@@ -352,7 +390,7 @@ ib_database_hold(Oid database)
 	{
 		kill(pid, SIGTERM);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 10, PG_WAIT_EXTENSION);
+						 10, ib_wait_event(WAIT_FOR_WORKER_EXIT));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -378,7 +416,7 @@ ib_database_release_held(void)
 		ib_wake_launcher();
 }
 
-/* Caller holds the control lock. */
+/* Caller holds the control lock; InvalidOid finds a free entry. */
 static PathEntry *
 find_path_entry(Oid database, int32 path)
 {
@@ -393,7 +431,10 @@ find_path_entry(Oid database, int32 path)
 	return NULL;
 }
 
-/* The entry of a path of this database; NULL where no worker runs it. */
+/*
+ * The entry of a path of this database, NULL where no worker has run it since
+ * the server started.
+ */
 PathEntry *
 ib_path_entry_find(int32 path)
 {
@@ -427,19 +468,25 @@ ib_path_entry_require(void)
 		refuse_another_path();
 }
 
+/* The entry of a path for its worker: that of the worker before, or a new one. */
 PathEntry *
-ib_path_entry_claim(int32 path)
+ib_path_entry_claim(int32 path, Oid relation)
 {
 	PathEntry  *entry;
 
 	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
-	entry = find_path_entry(InvalidOid, 0);
-	if (entry != NULL)
+	entry = find_path_entry(MyDatabaseId, path);
+	if (entry == NULL)
+		entry = find_path_entry(InvalidOid, 0);
+	if (entry != NULL && (entry->database == InvalidOid || entry->relation != relation))
 	{
 		reset_path_entry(entry);
 		entry->path = path;
+		entry->relation = relation;
 		entry->database = MyDatabaseId;
 	}
+	if (entry != NULL)
+		pg_atomic_write_u32(&entry->locked, InvalidOid);
 	LWLockRelease(ib_shared->lock);
 
 	if (entry == NULL)
@@ -454,4 +501,32 @@ ib_path_entry_free(PathEntry *entry)
 	entry->database = InvalidOid;
 	LWLockRelease(ib_shared->lock);
 	ConditionVariableBroadcast(&entry->moved);
+}
+
+/* Free the entries of this database that its worker does not know. */
+void
+ib_path_entries_free_others(bool (*is_known) (PathEntry *))
+{
+	for (int i = 0; i < ib_shared->npaths; i++)
+	{
+		PathEntry  *entry = &ib_shared->paths[i];
+
+		if (entry->database == MyDatabaseId && !is_known(entry))
+			ib_path_entry_free(entry);
+	}
+}
+
+/*
+ * A database has no worker and shall have none.  Caller holds the control lock
+ * exclusively.
+ */
+void
+ib_database_forget(DatabaseEntry *entry)
+{
+	for (int i = 0; i < ib_shared->npaths; i++)
+	{
+		if (ib_shared->paths[i].database == entry->database)
+			ib_shared->paths[i].database = InvalidOid;
+	}
+	entry->database = InvalidOid;
 }

@@ -112,13 +112,13 @@ wait_for_move(PathEntry *entry, int64 timeout_ms)
 {
 	if (entry != NULL)
 	{
-		(void) ConditionVariableTimedSleep(&entry->moved, timeout_ms, PG_WAIT_EXTENSION);
+		(void) ConditionVariableTimedSleep(&entry->moved, timeout_ms, ib_wait_event(WAIT_FOR_PATH));
 		ConditionVariableCancelSleep();
 	}
 	else
 	{
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(timeout_ms, 20), PG_WAIT_EXTENSION);
+						 Min(timeout_ms, 20), ib_wait_event(WAIT_FOR_PATH));
 		ResetLatch(MyLatch);
 	}
 	CHECK_FOR_INTERRUPTS();

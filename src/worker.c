@@ -69,7 +69,22 @@ static uint32 known_generation = 0;
 static XLogRecPtr read_upto = InvalidXLogRecPtr;	/* read ahead so far */
 static int64 read_at = 0;		/* monotonic */
 
-static void fail_path(IbPath *path, bool fresh_statements);
+/*
+ * Where the WAL ended at an instant: once all of it is decoded, a path without
+ * work contains what had committed by then.  Others may write WAL faster than
+ * it is flushed, so the end that is waited for stays until it is reached.
+ */
+typedef struct Horizon
+{
+	TimestampTz as_of;
+	XLogRecPtr	end;			/* invalid: none */
+} Horizon;
+
+static Horizon awaited;
+static bool look_again = false; /* for statuses that nobody has told */
+
+static void fail_path(IbPath *path, bool fresh_statements, const char *run,
+					  TimestampTz started_at);
 
 /* ----------------------------------------------------------------
  *		Start
@@ -84,6 +99,7 @@ static void
 fix_settings(void)
 {
 	static const char *const settings[][2] = {
+		{"application_name", "incbatch worker"},
 		{"search_path", "pg_catalog, pg_temp"},
 		{"default_transaction_isolation", "repeatable read"},
 		{"default_transaction_read_only", "off"},
@@ -178,7 +194,7 @@ remove_path(IbPath *path)
 }
 
 static IbPath *
-add_path(int32 id)
+add_path(const PathRow *row)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 	IbPath	   *path = palloc0(sizeof(IbPath));
@@ -187,7 +203,7 @@ add_path(int32 id)
 										  ALLOCSET_SMALL_SIZES);
 	path->row = palloc0(sizeof(PathRow));
 	path->row->state = PATH_NEEDS_REBUILD;
-	path->shared = ib_path_entry_claim(id);
+	path->shared = ib_path_entry_claim(row->path, row->state_table);
 	paths = lappend(paths, path);
 	MemoryContextSwitchTo(old);
 	return path;
@@ -243,7 +259,7 @@ update_path(PathRow *row)
 	bool		restart;
 
 	if (path == NULL)
-		path = add_path(row->path);
+		path = add_path(row);
 
 	/* a rebuild, or a path that comes back, starts from its row */
 	restart = !collects(path->row) || !collects(row) ||
@@ -265,6 +281,20 @@ update_path(PathRow *row)
 	path->seen = true;
 }
 
+/* Not so: a path that was dropped while no worker ran. */
+static bool
+is_shown_by_a_path(PathEntry *entry)
+{
+	ListCell   *lc;
+
+	foreach(lc, paths)
+	{
+		if (((IbPath *) lfirst(lc))->shared == entry)
+			return true;
+	}
+	return false;
+}
+
 /* Read the catalog.  False: there is no pipeline in this database. */
 static bool
 load_paths(void)
@@ -273,6 +303,7 @@ load_paths(void)
 	ListCell   *lc;
 
 	known_generation = pg_atomic_read_u32(&me->generation);
+	look_again = true;
 	foreach(lc, paths)
 		((IbPath *) lfirst(lc))->seen = false;
 
@@ -298,6 +329,7 @@ load_paths(void)
 			paths = foreach_delete_current(paths, lc);
 		}
 	}
+	ib_path_entries_free_others(is_shown_by_a_path);
 	return paths != NIL;
 }
 
@@ -367,7 +399,7 @@ attach_slot(void)
 
 		ib_slot_drop();
 		set_worker_state(WORKER_CREATING_SLOT);
-		pgstat_report_activity(STATE_RUNNING, "waiting for running transactions to make the replication slot");
+		ib_activity(ACTIVITY_CREATING_SLOT, 0, NULL);
 		ib_begin();
 		start = ib_slot_create();
 		ib_commit();
@@ -408,14 +440,16 @@ start_collecting(IbPath *path)
 {
 	PG_TRY();
 	{
-		ib_begin_catalog("preparing a path");
+		ib_activity(ACTIVITY_PREPARING, path->row->path, NULL);
+		ib_begin();
+		PushActiveSnapshot(GetTransactionSnapshot());
 		if (ib_lock_sources(path, true))
 			ib_path_prepare(path);
 		ib_commit();
 	}
 	PG_CATCH();
 	{
-		fail_path(path, true);
+		fail_path(path, true, NULL, 0);
 	}
 	PG_END_TRY();
 }
@@ -483,6 +517,7 @@ collect(void)
 		ib_decode_close();
 		ib_batches_restart();
 		read_upto = InvalidXLogRecPtr;
+		awaited.end = InvalidXLogRecPtr;
 		ib_begin();
 		ib_decode_open(decode_start());
 		ib_commit();
@@ -564,13 +599,12 @@ read_ahead(XLogRecPtr upto)
 {
 	if (!worth_reading(upto))
 		return;
-	pgstat_report_activity(STATE_RUNNING, "reading the WAL");
+	ib_activity(ACTIVITY_READING, 0, NULL);
 	ib_begin();
 	if (ib_decode_upto(upto, true) >= upto || !ib_batches_full())
 		read_upto = upto;
 	read_at = ib_monotonic_usecs();
 	ib_commit();
-	pg_atomic_write_u64(&me->rows_decoded, ib_batches_rows_decoded());
 }
 
 static int64
@@ -635,19 +669,31 @@ is_transient(int sqlerrcode)
 	}
 }
 
+/* A run of this path failed; "run" is the reason for which it ran. */
+static void
+log_failure(IbPath *path, const char *run, TimestampTz started_at, const char *error)
+{
+	ib_begin_catalog("recording a batch that failed");
+	ib_catalog_log_failure(path->row->path, run, started_at, error);
+	ib_commit();
+}
+
 /*
  * Called in the handler of an error of this path: note it in the catalog, so
  * that the path stops and the others go on.  In a new process, but if the path
- * was only being prepared, which leaves nothing behind.
+ * was only being prepared, which leaves nothing behind.  "run" is NULL if it was
+ * not running.
  */
 static void
-fail_path(IbPath *path, bool fresh_statements)
+fail_path(IbPath *path, bool fresh_statements, const char *run,
+		  TimestampTz started_at)
 {
 	ErrorData  *error;
 	bool		stale;
 	bool		own;
 
 	MemoryContextSwitchTo(path->context);
+	ib_backfill_unwatch();
 	if (ib_decode_busy())
 		PG_RE_THROW();
 	error = CopyErrorData();
@@ -681,6 +727,9 @@ fail_path(IbPath *path, bool fresh_statements)
 			change_state(path, PATH_FAILED,
 						 psprintf("%s (SQLSTATE %s); when the cause is gone, run incbatch.resume_pipeline",
 								  reason, unpack_sql_state(error->sqlerrcode)));
+		if (run != NULL)
+			log_failure(path, run, started_at, error->message);
+		(void) ib_notify_changes(true);
 	}
 	MemoryContextSwitchTo(TopMemoryContext);
 	if (!own || !path->preparing)
@@ -696,12 +745,10 @@ run_path(IbPath *path, const char *reason, bool store)
 	bool		fresh = path->statements == NULL || path->statements->stale ||
 		!path->statements->proven;
 	volatile bool done = false;
-	char		activity[64];
+	TimestampTz started_at = GetCurrentTimestamp();
 
-	snprintf(activity, sizeof(activity), "%s path %d",
-			 path->row->state == PATH_RUNNING ? "folding changes into" : "backfilling",
-			 path->row->path);
-	pgstat_report_activity(STATE_RUNNING, activity);
+	ib_activity(path->row->state == PATH_RUNNING ? ACTIVITY_FOLDING : ACTIVITY_BACKFILLING,
+				path->row->path, NULL);
 	PG_TRY();
 	{
 		if (path->row->state == PATH_RUNNING)
@@ -709,13 +756,14 @@ run_path(IbPath *path, const char *reason, bool store)
 		else
 		{
 			set_worker_state(WORKER_BACKFILLING);
+			(void) ib_notify_changes(path->row->state == PATH_INITIALIZING);
 			done = ib_path_backfill(path);
 			set_worker_state(WORKER_RUNNING);
 		}
 	}
 	PG_CATCH();
 	{
-		fail_path(path, fresh);
+		fail_path(path, fresh, reason, started_at);
 	}
 	PG_END_TRY();
 
@@ -726,7 +774,6 @@ run_path(IbPath *path, const char *reason, bool store)
 	else if (!done)
 		path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
 	ib_inputs_note_stuck(path);
-	pg_atomic_write_u64(&me->heartbeat_at, GetCurrentTimestamp());
 }
 
 /*
@@ -740,7 +787,6 @@ copy_path(IbPath *path, IbPath *sibling)
 {
 	volatile bool done = false;
 	bool		behind;
-	char		activity[64];
 
 	path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
 	if (!ib_path_can_copy(path, sibling))
@@ -753,16 +799,14 @@ copy_path(IbPath *path, IbPath *sibling)
 		return;
 
 	stop_collecting(path);
-	snprintf(activity, sizeof(activity), "copying path %d to path %d",
-			 sibling->row->path, path->row->path);
-	pgstat_report_activity(STATE_RUNNING, activity);
+	ib_activity(ACTIVITY_COPYING, path->row->path, NULL);
 	PG_TRY();
 	{
 		done = ib_path_copy(path, sibling);
 	}
 	PG_CATCH();
 	{
-		fail_path(path, true);
+		fail_path(path, true, NULL, 0);
 	}
 	PG_END_TRY();
 	if (!done)
@@ -788,18 +832,16 @@ holds_much(const IbPath *path)
 		 needed <= ib_decode_position());
 }
 
-/*
- * Why a path should run now, or NULL.  "caught_up" says that all the WAL
- * there was at as_of has been decoded.
- */
+/* Why a path should run now, or NULL; "reached" is the horizon if one was. */
 static const char *
-due(IbPath *path, bool caught_up, TimestampTz as_of)
+due(IbPath *path, Horizon reached)
 {
 	int64		now = ib_monotonic_usecs();
 	PathEntry  *shared = path->shared;
 	int64		trigger = effective_trigger(path);
 	int64		held = ib_decode_position() - path->stored_lsn;
 	bool		has_work = ib_inputs_have_work(path);
+	bool		caught_up = reached.end != InvalidXLogRecPtr;
 
 	if (now < path->retry_at)
 		return NULL;
@@ -821,29 +863,49 @@ due(IbPath *path, bool caught_up, TimestampTz as_of)
 		return "full";
 	if (held > retained_limit() / 2)
 		return has_work ? "full" : "quiet";
+	has_work |= ib_partitions_changed(ib_inputs_source(path));
+	if (!has_work && caught_up)
+		ib_path_publish(path, ib_decode_position(), ib_decode_position(), reached.as_of);
 	if (now - path->ran_at < trigger)
 		return NULL;
-	if (has_work || ib_partitions_changed(ib_inputs_source(path)))
+	if (has_work)
 		return "trigger";
 	if (caught_up)
-	{
-		ib_path_publish(path, ib_decode_position(), ib_decode_position(), as_of);
 		return holds_much(path) ? "quiet" : NULL;
-	}
 	if (now - path->ran_at < POLL_USECS)
 		return NULL;
 	return holds_much(path) ? "quiet" : "trigger";
 }
 
-static void
-run_due_paths(bool caught_up, TimestampTz as_of)
+/* The latest horizon that decoding has reached; its end is invalid if none. */
+static Horizon
+horizon_reached(Horizon now)
 {
+	Horizon		none = {0};
+	Horizon		reached = none;
+	XLogRecPtr	position = ib_decode_position();
+
+	if (position >= now.end)
+		reached = now;
+	else if (awaited.end != InvalidXLogRecPtr && position >= awaited.end)
+		reached = awaited;
+	if (reached.end != InvalidXLogRecPtr)
+		awaited = none;
+	if (position < now.end && awaited.end == InvalidXLogRecPtr)
+		awaited = now;
+	return reached;
+}
+
+static void
+run_due_paths(Horizon now)
+{
+	Horizon		reached = horizon_reached(now);
 	ListCell   *lc;
 
 	foreach(lc, paths)
 	{
 		IbPath	   *path = lfirst(lc);
-		const char *reason = due(path, caught_up, as_of);
+		const char *reason = due(path, reached);
 
 		CHECK_FOR_INTERRUPTS();
 		/* what was altered before a refresh was asked for is known first */
@@ -879,16 +941,53 @@ next_due(bool *wake_on_commit)
 		if (path->retry_at > now)
 			wait = Min(wait, path->retry_at - now);
 		if (trigger == 0)
+		{
 			*wake_on_commit = true;
+			wait = Min(wait, POLL_USECS / 2);
+		}
 		else if (path->ran_at + trigger > now)
 			wait = Min(wait, path->ran_at + trigger - now);
 		else
 			wait = Min(wait, trigger);
 		if (path->row->state == PATH_RUNNING)
 			pg_atomic_write_u64(&path->shared->next_run, trigger == 0 ? 0 :
-								GetCurrentTimestamp() + Max(path->ran_at + trigger - now, 0));
+								Max(path->ran_at + trigger, now));
 	}
 	return wait;
+}
+
+/* What is waited for: something to do, or for a path to get its locks. */
+static void
+show_waiting(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, paths)
+	{
+		IbPath	   *path = lfirst(lc);
+
+		if (collects(path->row) && pg_atomic_read_u32(&path->shared->locked) != InvalidOid)
+		{
+			ib_activity(ACTIVITY_RETRYING, path->row->path, NULL);
+			return;
+		}
+	}
+	ib_activity(ACTIVITY_WAITING, 0, NULL);
+}
+
+/* Tell who listens, unless all is plainly as it was told. */
+static void
+notify_changes(void)
+{
+	bool		look = look_again;
+	ListCell   *lc;
+
+	if (pg_atomic_read_u32(&me->generation) != known_generation)
+		return;
+	foreach(lc, paths)
+		look |= !ib_notify_is_told(lfirst(lc));
+	if (look && ib_notify_changes(false))
+		look_again = false;
 }
 
 /* Wait for a commit, a request or the next trigger.  True: woken up. */
@@ -900,18 +999,21 @@ wait_for_work(XLogRecPtr seen)
 	int			events;
 
 	confirm(seen);
+	notify_changes();
 	ib_meter_end_round(me);
-	pgstat_report_activity(STATE_IDLE, NULL);
 	pgstat_report_stat(false);
+	show_waiting();
 
 	pg_atomic_write_u32(&me->wake_on_commit, wake_on_commit);
 	if (wake_on_commit && GetFlushRecPtr(NULL) > read_upto && !ib_batches_full())
 		wait = 0;
+	else if (awaited.end != InvalidXLogRecPtr && reading_is_of_use())
+		wait = Min(wait, RETRY_USECS);
 	/* full batches kept this round from reading on, and have made room */
 	if (worth_reading(seen))
 		wait = 0;
 	events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					   (wait + 999) / 1000, PG_WAIT_EXTENSION);
+					   (wait + 999) / 1000, ib_wait_event(WAIT_FOR_WORK));
 	pg_atomic_write_u32(&me->wake_on_commit, 0);
 	ResetLatch(MyLatch);
 	return (events & WL_LATCH_SET) != 0;
@@ -979,8 +1081,7 @@ work(void)
 
 	for (;;)
 	{
-		TimestampTz as_of = GetCurrentTimestamp();
-		XLogRecPtr	end = ib_wal_end();
+		Horizon		now = {.as_of = GetCurrentTimestamp(),.end = ib_wal_end()};
 		XLogRecPtr	flushed = GetFlushRecPtr(NULL);
 
 		CHECK_FOR_INTERRUPTS();
@@ -997,8 +1098,8 @@ work(void)
 		if (woken && flushed <= read_upto)
 			flushed = ib_flush_wal();
 		read_ahead(flushed);
-		run_due_paths(ib_decode_position() >= end, as_of);
-		pg_atomic_write_u64(&me->heartbeat_at, GetCurrentTimestamp());
+		run_due_paths(now);
+		ib_heartbeat();
 		woken = wait_for_work(flushed);
 	}
 }
@@ -1014,6 +1115,8 @@ ib_worker_main(Datum arg)
 	me = ib_database_attach(database);
 	if (me == NULL)
 		proc_exit(0);
+	ib_activity_init(me);
+	ib_activity(ACTIVITY_CATALOG, 0, "connecting");
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	fix_settings();
 	keep_freed_memory();

@@ -140,15 +140,18 @@ is_exact() {
 		  (TABLE batch_result EXCEPT ALL TABLE $1)) d"
 }
 
+# How the writers commit; a benchmark may say otherwise.
+synchronous_commit_of_the_load=off
+
 # conditions LOAD_AVERAGE: what was measured on, as JSON.
 conditions() {
-	sql -v cpu="$(sed -n 's/^model name[^:]*: //p;T;q' /proc/cpuinfo)" -v cores="$(nproc)" \
+	sql -v synchronous_commit="$synchronous_commit_of_the_load" -v cpu="$(sed -n 's/^model name[^:]*: //p;T;q' /proc/cpuinfo)" -v cores="$(nproc)" \
 		-v load_average="$1" <<'SQL'
 SELECT jsonb_build_object(
          'postgresql', current_setting('server_version'),
          'incbatch', (SELECT extversion FROM pg_extension WHERE extname = 'incbatch'),
          'cpu', :'cpu', 'cores', :cores, 'load_average_before', :load_average,
-         'synchronous_commit_of_the_load', 'off',
+         'synchronous_commit_of_the_load', :'synchronous_commit',
          'settings', (SELECT jsonb_object_agg(name, current_setting(name)) FROM pg_settings
                       WHERE name LIKE 'incbatch.%' OR name = 'logical_decoding_work_mem'
                          OR source = 'configuration file' AND name !~ '^(lc_|log_|client_|unix_|listen_)'))
@@ -163,7 +166,7 @@ SELECT format(E'%s\nMedian of %s runs (smallest–largest).\nPostgreSQL %s, incb
               c->>'load_average_before')
 FROM (SELECT :'c'::jsonb) AS v(c);
 SELECT E'\n' || string_agg(name || ' = ' || value, ', ' ORDER BY name)
-       || ', synchronous_commit of the load = off'
+       || ', synchronous_commit of the load = ' || (:'c'::jsonb->>'synchronous_commit_of_the_load')
 FROM jsonb_each_text(:'c'::jsonb->'settings') AS s(name, value);
 SQL
 }
