@@ -104,8 +104,8 @@ CREATE TABLE incbatch.late_row (
 CREATE INDEX ON incbatch.late_row (path);
 
 CREATE TABLE incbatch.batch (
-    batch          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    path           int NOT NULL REFERENCES incbatch.path ON DELETE CASCADE,
+    batch          bigint GENERATED ALWAYS AS IDENTITY,
+    path           int NOT NULL,
     started_at     timestamptz NOT NULL,
     finished_at    timestamptz NOT NULL,
     reason         text NOT NULL,
@@ -122,7 +122,12 @@ CREATE TABLE incbatch.batch (
     strategy       text NOT NULL,
     rows_late      bigint NOT NULL,
     rows_ahead     bigint NOT NULL,
-    error          text
+    error          text,
+    runs           bigint NOT NULL DEFAULT 1,
+    groups_new     bigint NOT NULL DEFAULT 0,
+    ahead_ms       double precision NOT NULL DEFAULT 0,
+    read_cpu_ms    double precision NOT NULL DEFAULT 0,
+    PRIMARY KEY (path, batch)
 );
 
 CREATE TABLE incbatch.slot (
@@ -216,21 +221,25 @@ COMMENT ON COLUMN incbatch.batch.batch IS 'Number of the batch.';
 COMMENT ON COLUMN incbatch.batch.path IS 'The path.';
 COMMENT ON COLUMN incbatch.batch.started_at IS 'When the run began.';
 COMMENT ON COLUMN incbatch.batch.finished_at IS 'When its changes became visible.';
-COMMENT ON COLUMN incbatch.batch.reason IS 'trigger, refresh, full (memory), quiet or copy.';
+COMMENT ON COLUMN incbatch.batch.reason IS 'trigger, refresh, full (memory), quiet, backfill or copy.';
 COMMENT ON COLUMN incbatch.batch.transactions IS 'Source transactions folded in.';
-COMMENT ON COLUMN incbatch.batch.rows_in IS 'Changes folded in; an update counts as two.';
+COMMENT ON COLUMN incbatch.batch.rows_in IS 'Changes folded in; an update counts as two. Of a backfill: rows of the source.';
 COMMENT ON COLUMN incbatch.batch.groups_changed IS 'Groups that the changes touched.';
 COMMENT ON COLUMN incbatch.batch.read_ms IS 'Milliseconds spent reading the WAL within the run.';
 COMMENT ON COLUMN incbatch.batch.transform_ms IS 'Milliseconds spent evaluating the query over the changes.';
 COMMENT ON COLUMN incbatch.batch.merge_ms IS 'Milliseconds spent merging into the state table, recompute included.';
 COMMENT ON COLUMN incbatch.batch.commit_ms IS 'Milliseconds spent storing the frontier and committing.';
-COMMENT ON COLUMN incbatch.batch.cpu_ms IS 'CPU milliseconds of the worker for the run.';
+COMMENT ON COLUMN incbatch.batch.cpu_ms IS 'CPU milliseconds of the worker for the batch: reading its changes, in the run and before, the run, and the worker''s round around it.';
 COMMENT ON COLUMN incbatch.batch.wal_bytes IS 'WAL written by the run, in bytes.';
 COMMENT ON COLUMN incbatch.batch.latency_max IS 'Largest time from a source transaction''s commit to its visibility.';
-COMMENT ON COLUMN incbatch.batch.strategy IS 'delta; recompute where groups were evaluated again from the source; rebuild where all were, because a tracked lookup was truncated.';
+COMMENT ON COLUMN incbatch.batch.strategy IS 'delta; recompute where groups were evaluated again from the source; rebuild where all were, by a backfill or because a tracked lookup was truncated.';
 COMMENT ON COLUMN incbatch.batch.rows_late IS 'Changes to closed windows.';
 COMMENT ON COLUMN incbatch.batch.rows_ahead IS 'Rows whose event time was infinite or too far ahead of the clock to drive the watermark.';
 COMMENT ON COLUMN incbatch.batch.error IS 'Error of the batch, or NULL.';
+COMMENT ON COLUMN incbatch.batch.runs IS 'Runs that the line sums up.';
+COMMENT ON COLUMN incbatch.batch.groups_new IS 'Groups that were added to the state table.';
+COMMENT ON COLUMN incbatch.batch.ahead_ms IS 'Milliseconds spent reading its changes from the WAL before the run.';
+COMMENT ON COLUMN incbatch.batch.read_cpu_ms IS 'CPU milliseconds of reading its changes from the WAL, in the run and before; part of cpu_ms.';
 
 COMMENT ON TABLE incbatch.slot IS 'The replication slot that the frontiers belong to, and its database and cluster.';
 COMMENT ON COLUMN incbatch.slot.slot_name IS 'Name of the slot.';
@@ -449,7 +458,8 @@ COMMENT ON EVENT TRIGGER incbatch_on_rewrite IS 'A pipeline whose source is set 
 
 CREATE FUNCTION incbatch.worker_status(
     OUT database oid, OUT pid int, OUT state text,
-    OUT heartbeat_at timestamptz, OUT rows_decoded bigint
+    OUT heartbeat_at timestamptz, OUT rows_decoded bigint,
+    OUT cpu_ms float8, OUT batches_cpu_ms float8, OUT history_cpu_ms float8, OUT history_wal_bytes bigint
 ) RETURNS SETOF record
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_worker_status';
 COMMENT ON FUNCTION incbatch.worker_status() IS 'Workers as shared memory knows them; incbatch.workers is the view to read.';
@@ -642,31 +652,36 @@ CREATE VIEW incbatch.batches AS
 SELECT p.relation::text AS pipeline, b.path, b.batch, b.started_at, b.finished_at,
        b.reason, b.transactions, b.rows_in, b.rows_late, b.groups_changed,
        b.read_ms, b.transform_ms, b.merge_ms, b.commit_ms, b.cpu_ms, b.wal_bytes,
-       b.latency_max, b.strategy, b.error, b.rows_ahead
+       b.latency_max, b.strategy, b.error, b.rows_ahead, b.runs, b.groups_new,
+       b.ahead_ms, b.read_cpu_ms
 FROM incbatch.batch b
 JOIN incbatch.path a ON a.id = b.path
 JOIN incbatch.pipeline p ON p.id = a.pipeline;
-COMMENT ON VIEW incbatch.batches IS 'One row a batch, the newest kept.';
+COMMENT ON VIEW incbatch.batches IS 'One row a batch, the newest kept; written a few seconds after it, at once after a refresh. Batches at a trigger below a second that follow each other within a second share a row.';
 COMMENT ON COLUMN incbatch.batches.pipeline IS 'The pipeline.';
 COMMENT ON COLUMN incbatch.batches.path IS 'Number of the path.';
 COMMENT ON COLUMN incbatch.batches.batch IS 'Number of the batch, rising.';
 COMMENT ON COLUMN incbatch.batches.started_at IS 'When the run began.';
 COMMENT ON COLUMN incbatch.batches.finished_at IS 'When its changes became visible.';
-COMMENT ON COLUMN incbatch.batches.reason IS 'trigger, refresh, full (the waiting changes outgrew incbatch.work_mem, or hold half of incbatch.max_retained_wal), quiet, or copy (another path began as a copy of this one).';
+COMMENT ON COLUMN incbatch.batches.reason IS 'trigger, refresh, full (the waiting changes outgrew incbatch.work_mem, or hold half of incbatch.max_retained_wal), quiet, backfill, or copy (another path began as a copy of this one).';
 COMMENT ON COLUMN incbatch.batches.transactions IS 'Source transactions folded in.';
-COMMENT ON COLUMN incbatch.batches.rows_in IS 'Changes folded in; an update counts as two.';
+COMMENT ON COLUMN incbatch.batches.rows_in IS 'Changes folded in; an update counts as two. Of a backfill: rows of the source.';
 COMMENT ON COLUMN incbatch.batches.rows_late IS 'Changes to closed windows, of those in rows_in: left out, or with late_policy apply folded in.';
 COMMENT ON COLUMN incbatch.batches.groups_changed IS 'Groups that the changes touched.';
-COMMENT ON COLUMN incbatch.batches.read_ms IS 'Milliseconds spent reading the WAL within the run; reading ahead is not in it.';
+COMMENT ON COLUMN incbatch.batches.read_ms IS 'Milliseconds spent reading the WAL within the run; see ahead_ms.';
 COMMENT ON COLUMN incbatch.batches.transform_ms IS 'Milliseconds spent evaluating the query over the changes.';
 COMMENT ON COLUMN incbatch.batches.merge_ms IS 'Milliseconds spent merging into the state table, recompute included.';
 COMMENT ON COLUMN incbatch.batches.commit_ms IS 'Milliseconds spent storing the frontier and committing.';
-COMMENT ON COLUMN incbatch.batches.cpu_ms IS 'CPU milliseconds of the worker for the run; reading ahead is not in it.';
+COMMENT ON COLUMN incbatch.batches.cpu_ms IS 'CPU milliseconds of the worker for the batch: reading its changes, in the run and before, the run, and the worker''s round around it.';
 COMMENT ON COLUMN incbatch.batches.wal_bytes IS 'WAL written by the run, in bytes.';
 COMMENT ON COLUMN incbatch.batches.latency_max IS 'Largest time from a source transaction''s commit to its visibility.';
-COMMENT ON COLUMN incbatch.batches.strategy IS 'delta; recompute where groups were evaluated again from the source; rebuild where all were, because a tracked lookup was truncated.';
+COMMENT ON COLUMN incbatch.batches.strategy IS 'delta; recompute where groups were evaluated again from the source; rebuild where all were, by a backfill or because a tracked lookup was truncated.';
 COMMENT ON COLUMN incbatch.batches.error IS 'Error of the batch, or NULL.';
 COMMENT ON COLUMN incbatch.batches.rows_ahead IS 'Rows whose event time was infinite or too far ahead of the clock to drive the watermark; they are folded in.';
+COMMENT ON COLUMN incbatch.batches.runs IS 'Batches that the row sums up: more than one only where the trigger is below a second.';
+COMMENT ON COLUMN incbatch.batches.groups_new IS 'Groups that were added to the state table.';
+COMMENT ON COLUMN incbatch.batches.ahead_ms IS 'Milliseconds spent reading its changes from the WAL before the run; paths that take the same WAL share them by the rows they take.';
+COMMENT ON COLUMN incbatch.batches.read_cpu_ms IS 'CPU milliseconds of reading its changes from the WAL, in the run and before; part of cpu_ms.';
 
 CREATE VIEW incbatch.late_rows AS
 SELECT p.relation::text AS pipeline, r.event_time, r.watermark, r.change, r.row,
@@ -691,7 +706,8 @@ CREATE VIEW incbatch.workers AS
 SELECT d.datname AS database, w.pid, w.state, s.slot_name,
        s.restart_lsn, s.confirmed_flush_lsn AS confirmed_lsn,
        pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), s.restart_lsn)::bigint AS retained_wal_bytes,
-       w.heartbeat_at, w.rows_decoded
+       w.heartbeat_at, w.rows_decoded, w.cpu_ms, w.batches_cpu_ms,
+       w.history_cpu_ms, w.history_wal_bytes
 FROM incbatch.worker_status() w
 JOIN pg_catalog.pg_database d ON d.oid = w.database
 LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = 'incbatch_' || w.database::text;
@@ -705,6 +721,10 @@ COMMENT ON COLUMN incbatch.workers.confirmed_lsn IS 'All that committed before i
 COMMENT ON COLUMN incbatch.workers.retained_wal_bytes IS 'Bytes of WAL that the server keeps for the slot.';
 COMMENT ON COLUMN incbatch.workers.heartbeat_at IS 'When the worker last showed that it is alive.';
 COMMENT ON COLUMN incbatch.workers.rows_decoded IS 'Row changes decoded since the worker started, of all tables.';
+COMMENT ON COLUMN incbatch.workers.cpu_ms IS 'CPU milliseconds of the worker since it started.';
+COMMENT ON COLUMN incbatch.workers.batches_cpu_ms IS 'Of these, for batches: the sum of their cpu_ms.';
+COMMENT ON COLUMN incbatch.workers.history_cpu_ms IS 'Of these, for writing incbatch.batches. What remains is being idle, and reading WAL that no pipeline wants.';
+COMMENT ON COLUMN incbatch.workers.history_wal_bytes IS 'Bytes of WAL written for incbatch.batches since the worker started.';
 
 CREATE VIEW incbatch.progress AS
 SELECT p.relation::text AS pipeline, s.state AS phase,
@@ -737,6 +757,385 @@ RETURNS text
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_report';
 COMMENT ON FUNCTION incbatch.report(text, timestamptz, interval) IS
 'How a pipeline is doing, on one screen: its consumers beside their freshness, lag and batch time of its paths, the cost of each cadence, and the diagnosis. The charts are of the span before "at", by default of the last hour. In psql: SELECT incbatch.report(''...'') \g (tuples_only format=unaligned)';
+
+-- ---------------------------------------------------------------------
+-- Choosing
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION incbatch.in_words(t interval) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+RETURN (SELECT CASE WHEN s <> ms / 1000.0 THEN ms || ' ms'
+                    WHEN s IN (60, 3600, 86400) THEN '1 ' || CASE s WHEN 60 THEN 'minute' WHEN 3600 THEN 'hour' ELSE 'day' END
+                    WHEN s >= 172800 AND s % 86400 = 0 THEN s / 86400 || ' days'
+                    WHEN s >= 7200 AND s % 3600 = 0 THEN s / 3600 || ' hours'
+                    WHEN s BETWEEN 120 AND 7200 AND s % 60 = 0 THEN s / 60 || ' minutes'
+                    WHEN s < 120 THEN s || CASE s WHEN 1 THEN ' second' ELSE ' seconds' END
+                    ELSE to_char(make_interval(secs => s), 'HH24:MI:SS') END
+        FROM (SELECT floor(extract(epoch FROM t))::bigint AS s, round(extract(epoch FROM t) * 1000)::bigint AS ms) e);
+COMMENT ON FUNCTION incbatch.in_words(interval) IS 'A length of time, short and as functions take it.';
+
+CREATE FUNCTION incbatch.find_pipeline(name text) RETURNS regclass
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'ib_find_pipeline';
+COMMENT ON FUNCTION incbatch.find_pipeline(text) IS 'The relation of a pipeline, or an error.';
+
+CREATE FUNCTION incbatch.amount(value float8, name text) RETURNS float8
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'ib_amount';
+COMMENT ON FUNCTION incbatch.amount(float8, text) IS 'The value of a parameter that is an amount of money, or an error; price_per_cpu_hour is by default the setting incbatch.cpu_hour_price.';
+
+CREATE FUNCTION incbatch.fit_cost(runs float8[], rows float8[], groups float8[], cost float8[], assumed float8[])
+RETURNS float8[]
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ib_fit_cost';
+COMMENT ON FUNCTION incbatch.fit_cost(float8[], float8[], float8[], float8[], float8[]) IS
+'What one run, one row and one group cost, so that together they explain the cost of batches: non-negative least squares of relative errors, with Huber''s weights against outliers (P. J. Huber, Robust Estimation of a Location Parameter, 1964). What the batches do not tell apart is divided in the proportions of assumed.';
+
+CREATE FUNCTION incbatch.fit_groups(runs float8[], rows float8[], groups float8[], new_groups float8[])
+RETURNS float8[]
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ib_fit_groups';
+COMMENT ON FUNCTION incbatch.fit_groups(float8[], float8[], float8[], float8[]) IS
+'How many groups a batch of n rows touches: {pool, fan-out, new} of pool * (1 - exp(-fan-out * n / pool)) + new * n. Rows fall on a pool of groups (n balls into pool urns), and new groups take the place of old ones.';
+
+CREATE FUNCTION incbatch.touched_groups(groups float8[], rows float8) RETURNS float8
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+RETURN least(groups[2] * rows,
+             groups[1] * (1 - exp(-least(groups[2] * rows / groups[1], 500))) + groups[3] * rows);
+COMMENT ON FUNCTION incbatch.touched_groups(float8[], float8) IS 'Groups that a batch of so many rows touches, by what fit_groups found.';
+
+CREATE TYPE incbatch.cost_parts AS (
+    batches bigint, events bigint, span interval,
+    events_per_day float8, transactions_per_day float8,
+    work float8[], reading float8[], wal float8[], groups float8[],
+    batch_ms_per_event float8, time_per_cpu float8, basis text
+);
+COMMENT ON TYPE incbatch.cost_parts IS 'What incbatch.fit found of a pipeline: CPU milliseconds of a run, a row and a group, without reading and of reading; WAL bytes of these; how many groups a batch touches; of the nightly batch, CPU milliseconds of an event, where a backfill was measured; elapsed time per CPU time.';
+
+-- Assumed, where nothing is measured: a run costs 3 ms and reading for it
+-- 0.4 ms, an event 0.5 and 0.4 us, a group 4 us and 180 bytes of WAL: what
+-- test/bench/cadence found.  Only the proportions count as soon as there is
+-- any history.
+CREATE FUNCTION incbatch.fit(pipeline regclass) RETURNS incbatch.cost_parts
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+WITH line AS (
+    SELECT b.path, b.started_at, b.finished_at, b.runs::float8 AS runs, b.rows_in::float8 AS rows,
+           b.groups_changed::float8 AS groups, b.groups_new::float8 AS new_groups, b.transactions,
+           b.cpu_ms - b.read_cpu_ms AS work_ms, b.read_cpu_ms, b.wal_bytes::float8 AS wal,
+           b.started_at > now() - interval '1 day' AS recent
+    FROM incbatch.batches b JOIN incbatch.pipelines p USING (pipeline)
+    WHERE p.relation = fit.pipeline AND b.strategy <> 'rebuild' AND b.rows_in > 0 AND b.error IS NULL
+), known AS (
+    SELECT count(*) AS lines, coalesce(sum(runs), 0)::bigint AS batches, coalesce(sum(rows), 0)::bigint AS events,
+           array_agg(runs) AS runs, array_agg(rows) AS rows, array_agg(groups) AS groups,
+           array_agg(new_groups) AS new_groups, array_agg(work_ms) AS work_ms,
+           array_agg(read_cpu_ms) AS read_ms, array_agg(wal) AS wal,
+           max(finished_at) - min(started_at) AS length,
+           percentile_cont(0.9) WITHIN GROUP (ORDER BY rows / runs) <
+           2 * percentile_cont(0.1) WITHIN GROUP (ORDER BY rows / runs) AS alike,
+           sum(extract(epoch FROM finished_at - started_at)) FILTER (WHERE runs = 1) * 1000
+           / nullif(sum(work_ms + read_cpu_ms) FILTER (WHERE runs = 1), 0) AS time_per_cpu
+    FROM line
+), rate AS (
+    -- the last day, or what is known of it, up to now: idle time counts
+    SELECT r.rows / r.days AS events, r.transactions / r.days AS transactions, r.days * interval '1 day' AS span
+    FROM (SELECT sum(l.rows) AS rows, sum(l.transactions)::float8 AS transactions,
+                 greatest(extract(epoch FROM least(now() - l.first, CASE WHEN bool_or(l.recent) THEN interval '1 day' END)), 1)::float8 / 86400 AS days
+          FROM (SELECT l.*, min(l.started_at) OVER (PARTITION BY l.path) AS first,
+                       bool_or(l.recent) OVER (PARTITION BY l.path) AS is_recent FROM line l) l
+          WHERE l.recent OR NOT l.is_recent
+          GROUP BY l.path, l.first) r
+    ORDER BY r.rows DESC LIMIT 1
+), backfill AS (
+    SELECT b.cpu_ms / b.rows_in AS ms_per_event
+    FROM incbatch.batches b JOIN incbatch.pipelines p USING (pipeline)
+    WHERE p.relation = fit.pipeline AND b.reason = 'backfill' AND b.rows_in >= 1000
+    ORDER BY b.batch DESC LIMIT 1
+), assumed AS (
+    SELECT '{3,0.0005,0.004}'::float8[] AS work, '{0.4,0.0004,0}'::float8[] AS reading, '{400,0,180}'::float8[] AS wal
+)
+SELECT k.batches, k.events, r.span,
+       coalesce(r.events, 1e6), coalesce(r.transactions, 1e6),
+       CASE WHEN k.lines > 0 THEN incbatch.fit_cost(k.runs, k.rows, k.groups, k.work_ms, a.work) ELSE a.work END,
+       CASE WHEN k.lines > 0 THEN incbatch.fit_cost(k.runs, k.rows, k.groups, k.read_ms, a.reading) ELSE a.reading END,
+       CASE WHEN k.lines > 0 THEN incbatch.fit_cost(k.runs, k.rows, k.groups, k.wal, a.wal) ELSE a.wal END,
+       CASE WHEN k.lines > 0 THEN incbatch.fit_groups(k.runs, k.rows, k.groups, k.new_groups) ELSE '{1e3,1,0}' END,
+       (SELECT ms_per_event FROM backfill), greatest(k.time_per_cpu, 1),
+       CASE WHEN k.lines = 0 THEN 'assumed, no history: a million events a day'
+            ELSE concat(CASE WHEN k.batches < 10 THEN 'mostly assumed, from only ' ELSE 'fitted from ' END,
+                        k.batches, CASE WHEN k.batches = 1 THEN ' batch' ELSE ' batches' END,
+                        ', ', k.events, ' events in ', incbatch.in_words(CASE WHEN k.length >= '1 second' THEN date_trunc('second', k.length) ELSE k.length END),
+                        CASE WHEN k.batches >= 10 AND k.alike THEN '; all alike, so what a run costs is assumed' END)
+       END
+FROM known k CROSS JOIN assumed a LEFT JOIN rate r ON true;
+END;
+COMMENT ON FUNCTION incbatch.fit(regclass) IS 'Fits what runs, events and groups of a pipeline cost to its history in incbatch.batches.';
+
+CREATE FUNCTION incbatch.cost_of_cadence(parts incbatch.cost_parts, cadence interval,
+    OUT runs float8, OUT cpu_ms float8, OUT wal_bytes float8, OUT run_ms float8)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+SELECT r.runs,
+       r.runs * (parts.work[1] + parts.reading[1]) + parts.events_per_day * (parts.work[2] + parts.reading[2])
+       + r.runs * g.groups * (parts.work[3] + parts.reading[3]),
+       r.runs * parts.wal[1] + parts.events_per_day * parts.wal[2] + r.runs * g.groups * parts.wal[3],
+       (parts.work[1] + parts.reading[1] + r.rows * (parts.work[2] + parts.reading[2])
+        + g.groups * (parts.work[3] + parts.reading[3])) * coalesce(parts.time_per_cpu, 1)
+FROM (SELECT r.runs, parts.events_per_day / nullif(r.runs, 0) AS rows
+      FROM (SELECT least(86400 / greatest(extract(epoch FROM cadence)::float8, 0.001),
+                         parts.transactions_per_day) AS runs) r) r
+CROSS JOIN LATERAL (SELECT coalesce(incbatch.touched_groups(parts.groups, r.rows), 0) AS groups) g;
+END;
+COMMENT ON FUNCTION incbatch.cost_of_cadence(incbatch.cost_parts, interval) IS
+'A day at a cadence: runs (one a trigger, but no more than there are transactions), CPU and WAL, and the time of one run.';
+
+CREATE FUNCTION incbatch.nightly_ms(parts incbatch.cost_parts) RETURNS float8
+LANGUAGE sql STABLE
+RETURN coalesce(parts.batch_ms_per_event * parts.events_per_day,
+                parts.work[1] + parts.work[2] * parts.events_per_day
+                + parts.work[3] * incbatch.touched_groups(parts.groups, parts.events_per_day));
+COMMENT ON FUNCTION incbatch.nightly_ms(incbatch.cost_parts) IS
+'CPU milliseconds of one nightly batch of the query over the events of one day: CPU of the last backfill per row that it read, times the events of a day; where no backfill of at least 1,000 rows was measured, one run without reading the WAL.';
+
+CREATE FUNCTION incbatch.cost(name text, price_per_cpu_hour numeric DEFAULT NULL)
+RETURNS TABLE (trigger_interval interval, staleness_max interval, cpu_seconds_per_day numeric,
+               wal_mb_per_day numeric, cost_per_million_events numeric, cost_per_day numeric,
+               times_batch numeric, basis text)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+SELECT t.cadence, t.cadence + make_interval(secs => round((d.run_ms / 1000)::numeric, 3)::float8),
+       round((d.cpu_ms / 1000)::numeric, 3),
+       round((d.wal_bytes / 1048576)::numeric, 3),
+       round((d.cpu_ms / 3.6e6 * m.price / nullif(f.events_per_day, 0) * 1e6)::numeric, 9),
+       round((d.cpu_ms / 3.6e6 * m.price)::numeric, 6),
+       round((d.cpu_ms / nullif(incbatch.nightly_ms(f), 0))::numeric, 2),
+       f.basis
+FROM (SELECT incbatch.find_pipeline(cost.name) AS relation,
+             incbatch.amount(cost.price_per_cpu_hour::float8, 'price_per_cpu_hour') AS price) m
+CROSS JOIN LATERAL incbatch.fit(m.relation) f
+CROSS JOIN unnest('{1 second,10 seconds,1 minute,5 minutes,15 minutes,1 hour,6 hours,1 day}'::interval[]) t(cadence)
+CROSS JOIN LATERAL incbatch.cost_of_cadence(f, t.cadence) d
+ORDER BY t.cadence;
+END;
+COMMENT ON FUNCTION incbatch.cost(text, numeric) IS
+'What each cadence costs a day: CPU = runs * a + events * b + runs * groups(events / runs) * c, WAL likewise, where a run, an event and a touched group cost a, b and c, fitted from the pipeline''s own batches (incbatch.fit_cost), and groups() grows less than its events do (incbatch.fit_groups). Events are those of the last day, idle time included, or of as much of it as the history tells. staleness_max is the trigger interval and the time of a run. times_batch compares with one nightly batch over the events of the day (incbatch.nightly_ms). Prices are those of CPU, at price_per_cpu_hour or incbatch.cpu_hour_price. basis says what it was fitted on, and what is assumed.';
+
+
+-- What each consumer of a pipeline has: its path's trigger and, of that path's
+-- batches, the time that 99 of 100 take.  A pipeline without consumers has one
+-- row a path, with consumer NULL.
+CREATE FUNCTION incbatch.readers(pipeline regclass)
+RETURNS TABLE (pipeline_name text, consumer text, freshness interval, trigger_interval interval,
+               path int, batches bigint, p99 interval, state text, status text)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+SELECT p.pipeline, c.consumer, c.freshness, a.trigger_interval, a.path, coalesce(b.n, 0), b.p99, a.state,
+       (SELECT min(l.status) FROM incbatch.lag l
+        WHERE l.pipeline = p.pipeline AND l.consumer IS NOT DISTINCT FROM c.consumer)
+FROM incbatch.pipelines p
+JOIN incbatch.paths a ON a.pipeline = p.pipeline
+LEFT JOIN incbatch.consumers c ON c.path = a.path
+LEFT JOIN LATERAL (
+    SELECT sum(b.runs)::bigint AS n,
+           percentile_disc(0.99) WITHIN GROUP (ORDER BY (b.finished_at - b.started_at) / b.runs) AS p99
+    FROM incbatch.batches b
+    WHERE b.path = a.path AND b.strategy <> 'rebuild' AND b.rows_in > 0 AND b.error IS NULL
+) b ON true
+WHERE p.relation = readers.pipeline;
+END;
+COMMENT ON FUNCTION incbatch.readers(regclass) IS 'The consumers of a pipeline, or its paths if it has none, with the time of their batches.';
+
+CREATE FUNCTION incbatch.advise(name text, value_per_minute numeric DEFAULT NULL)
+RETURNS TABLE (consumer text, freshness interval, trigger_interval interval, recommended interval,
+               saving_percent numeric, advice text)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+WITH given AS (
+    SELECT incbatch.find_pipeline(advise.name) AS relation,
+           incbatch.amount(advise.value_per_minute::float8, 'value_per_minute') AS value,
+           incbatch.amount(NULL, 'price_per_cpu_hour') / 3.6e6 AS price
+), kept AS (
+    -- a batch takes longer where it runs less often: in the proportion of the model
+    SELECT r.*, f AS parts, g.value, g.price,
+           make_interval(secs => (CASE WHEN s >= 10 THEN floor(s) ELSE floor(s * 1000) / 1000 END)::float8) AS best
+    FROM given g
+    CROSS JOIN LATERAL incbatch.fit(g.relation) f
+    CROSS JOIN LATERAL incbatch.readers(g.relation) r
+    CROSS JOIN LATERAL (
+        SELECT coalesce(r.p99, '0') * greatest(slow.run_ms / nullif(now.run_ms, 0), 1) AS p99
+        FROM incbatch.cost_of_cadence(f, r.trigger_interval) now, incbatch.cost_of_cadence(f, r.freshness * 0.8) slow
+    ) b
+    CROSS JOIN LATERAL (
+        SELECT extract(epoch FROM CASE WHEN r.freshness IS NULL THEN r.trigger_interval
+                                       ELSE greatest(least(r.freshness * 0.8, r.freshness - b.p99), '0') END) AS s
+    ) e
+), priced AS (
+    SELECT k.*, now.cpu_ms * k.price AS cost, best.cpu_ms * k.price AS best_cost,
+           extract(epoch FROM k.best) / nullif(extract(epoch FROM k.trigger_interval), 0) AS ratio,
+           CASE WHEN k.best = '0' THEN incbatch.in_words(2 * k.p99) ELSE incbatch.in_words(k.freshness) END AS wanted,
+           v.cadence AS worth, v.cpu_ms * k.price AS worth_cost
+    FROM kept k
+    CROSS JOIN LATERAL incbatch.cost_of_cadence(k.parts, k.trigger_interval) now
+    CROSS JOIN LATERAL incbatch.cost_of_cadence(k.parts, k.best) best
+    LEFT JOIN LATERAL (
+        -- the cadence at which a day's cost and what its latency loses are least
+        SELECT t.cadence, d.cpu_ms
+        FROM unnest(ARRAY['1 second', '10 seconds', '1 minute', '5 minutes', '15 minutes', '1 hour', '6 hours', '1 day',
+                          k.trigger_interval, k.best]::interval[]) t(cadence)
+        CROSS JOIN LATERAL incbatch.cost_of_cadence(k.parts, t.cadence) d
+        WHERE k.value IS NOT NULL
+        ORDER BY d.cpu_ms * k.price + extract(epoch FROM t.cadence)::float8 / 60 * k.value, t.cadence DESC LIMIT 1
+    ) v ON true
+)
+SELECT p.consumer, p.freshness, p.trigger_interval, p.best,
+       round((100 * (1 - p.best_cost / nullif(p.cost, 0)))::numeric, 1),
+       concat_ws(' ',
+       CASE WHEN p.freshness IS NULL THEN
+                format('No consumer has said how fresh it needs this; tell it: SELECT incbatch.create_consumer(%L, %L, freshness => %L);',
+                       'dashboard', p.pipeline_name, incbatch.in_words(greatest(p.trigger_interval * 1.25, '5 seconds')))
+            WHEN p.best = '0' THEN
+                format('This freshness cannot be kept: a batch takes %s (p99). SELECT incbatch.set_freshness(%L, %L, %L);',
+                       incbatch.in_words(p.p99), p.consumer, p.pipeline_name, p.wanted)
+            WHEN p.ratio > 1.01 OR p.ratio IS NULL THEN
+                format('Runs every %s, while every %s keeps its freshness: SELECT incbatch.set_freshness(%L, %L, %L);',
+                       incbatch.in_words(p.trigger_interval), incbatch.in_words(p.best), p.consumer, p.pipeline_name, p.wanted)
+            WHEN p.ratio < 0.99 THEN
+                format('Every %s is too seldom for its freshness, with a batch of %s (p99): SELECT incbatch.set_freshness(%L, %L, %L);',
+                       incbatch.in_words(p.trigger_interval), incbatch.in_words(coalesce(p.p99, '0')),
+                       p.consumer, p.pipeline_name, p.wanted)
+            ELSE 'Keep it: no slower trigger keeps this freshness.' END,
+       CASE WHEN p.worth IS NULL THEN NULL
+            WHEN p.worth = p.trigger_interval THEN 'Its latency is worth its cost.'
+            ELSE format('At %s a day for a minute, every %s is worth it: %s a day instead of %s.',
+                        p.value, incbatch.in_words(p.worth), round(p.worth_cost::numeric, 4), round(p.cost::numeric, 4)) END,
+       CASE WHEN (p.parts).batches < 10 THEN '(' || (p.parts).basis || ')' END)
+FROM priced p
+ORDER BY p.freshness, p.trigger_interval, p.consumer;
+END;
+COMMENT ON FUNCTION incbatch.advise(text, numeric) IS
+'For each consumer of a pipeline the largest trigger interval that keeps its freshness: 4/5 of it, and less if that and the time of a batch (99 of 100 measured ones, longer for larger batches) would be more than it. saving_percent is of the CPU of its path, by incbatch.cost; below 0: it costs more. value_per_minute is what it is worth a day, in the currency of incbatch.cpu_hour_price, that rows are a minute fresher: the advice then says at which cadence cost and lost freshness are least. A pipeline without consumers has one row.';
+
+CREATE FUNCTION incbatch.diagnose(name text)
+RETURNS TABLE (question text, answer text, evidence jsonb, action text)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+WITH p AS (
+    SELECT p.pipeline, p.state, p.strategy, p.last_error
+    FROM incbatch.pipelines p WHERE p.relation = incbatch.find_pipeline(diagnose.name)
+), reader AS (
+    SELECT r.* FROM incbatch.readers(incbatch.find_pipeline(diagnose.name)) r
+), b AS (
+    SELECT coalesce(sum(b.runs), 0)::bigint AS batches, sum(b.rows_in)::bigint AS events,
+           sum(b.groups_changed)::bigint AS groups,
+           coalesce(sum(b.runs) FILTER (WHERE b.strategy = 'recompute'), 0)::bigint AS recomputed,
+           sum(b.cpu_ms) FILTER (WHERE b.strategy = 'recompute') / nullif(sum(b.cpu_ms), 0) AS recomputed_cpu,
+           sum(b.read_ms + b.ahead_ms) AS read_ms, sum(b.transform_ms) AS transform_ms,
+           sum(b.merge_ms) AS merge_ms, sum(b.commit_ms) AS commit_ms,
+           nullif(sum(b.read_ms + b.ahead_ms + b.transform_ms + b.merge_ms + b.commit_ms), 0) AS all_ms
+    FROM incbatch.batches b, p
+    WHERE b.pipeline = p.pipeline AND b.strategy <> 'rebuild' AND b.rows_in > 0 AND b.error IS NULL
+), busiest AS (
+    SELECT r.*, extract(epoch FROM r.p99) / nullif(extract(epoch FROM r.trigger_interval), 0) AS used
+    FROM reader r ORDER BY extract(epoch FROM r.p99) / nullif(extract(epoch FROM r.trigger_interval), 0) DESC NULLS LAST,
+        r.freshness, r.consumer
+    LIMIT 1
+), stopped AS (
+    SELECT CASE WHEN p.state NOT IN ('running') THEN 'unknown: the pipeline is ' || p.state END AS answer,
+           CASE p.state WHEN 'paused' THEN format('SELECT incbatch.resume_pipeline(%L);', p.pipeline)
+                        WHEN 'failed' THEN format('SELECT incbatch.resume_pipeline(%L);', p.pipeline)
+                        WHEN 'needs_rebuild' THEN format('SELECT incbatch.rebuild_pipeline(%L);', p.pipeline)
+                        WHEN 'running' THEN NULL
+                        ELSE 'TABLE incbatch.progress;' END AS action
+    FROM p
+), many AS (
+    SELECT count(r.consumer) AS consumers, count(DISTINCT r.path) AS paths,
+           count(DISTINCT r.freshness) AS freshnesses,
+           min(r.freshness) AS strictest, max(r.freshness) AS laxest,
+           -- on one path the laxest is served as often as the strictest
+           max(extract(epoch FROM r.freshness) / nullif(extract(epoch FROM r.trigger_interval), 0)) AS overserved,
+           (array_agg(r.consumer ORDER BY extract(epoch FROM r.freshness)
+                      / nullif(extract(epoch FROM r.trigger_interval), 0) DESC NULLS LAST, r.consumer))[1] AS most
+    FROM reader r
+), place AS (
+    SELECT v.place, v.ms / b.all_ms AS part FROM b
+    CROSS JOIN LATERAL (VALUES ('transform', b.transform_ms), ('reading', b.read_ms), ('merging', b.merge_ms), ('committing', b.commit_ms)) v(place, ms)
+    ORDER BY v.ms DESC NULLS LAST LIMIT 1
+)
+SELECT a.question, a.answer, jsonb_strip_nulls(a.evidence), a.action
+FROM (
+    SELECT 1 AS number, 'Has volume outgrown the cadence?' AS question,
+           CASE WHEN s.answer IS NOT NULL THEN s.answer || coalesce(': ' || p.last_error, '')
+                WHEN r.p99 IS NULL THEN 'unknown: no batches yet'
+                WHEN r.status IN ('falling behind', 'stuck') OR r.used > 1 THEN
+                    format('yes: a batch takes %s (p99) at a trigger of %s%s', incbatch.in_words(r.p99),
+                           incbatch.in_words(r.trigger_interval),
+                           CASE WHEN r.status IN ('falling behind', 'stuck') THEN ', and it is ' || r.status END)
+                WHEN r.used IS NULL THEN format('no: it runs as soon as there is work; a batch takes %s (p99)', incbatch.in_words(r.p99))
+                WHEN r.used > 0.5 THEN format('nearly: a batch takes %s %% of its trigger (p99)', round(100 * r.used))
+                ELSE format('no: a batch takes %s %% of its trigger (p99)', round(100 * r.used, 1)) END AS answer,
+           jsonb_build_object('batches', b.batches, 'events', b.events, 'state', p.state, 'status', r.status,
+                              'batch_p99', r.p99, 'trigger_interval', r.trigger_interval, 'consumer', r.consumer) AS evidence,
+           CASE WHEN s.action IS NOT NULL THEN s.action
+                WHEN r.status = 'stuck' THEN 'TABLE incbatch.workers;'
+                WHEN r.status = 'falling behind' OR r.used > 0.5 THEN
+                    CASE WHEN r.consumer IS NULL
+                         THEN format('SELECT incbatch.alter_pipeline(%L, trigger_interval => %L);', p.pipeline,
+                                     incbatch.in_words(date_trunc('second', 4 * r.p99) + '1 second'))
+                         ELSE format('SELECT incbatch.set_freshness(%L, %L, %L);', r.consumer, p.pipeline,
+                                     incbatch.in_words(date_trunc('second', 5 * r.p99) + '1 second')) END
+                ELSE 'none' END AS action
+    FROM p CROSS JOIN b CROSS JOIN stopped s LEFT JOIN busiest r ON true
+    UNION ALL
+    SELECT 2, 'Is the transform incremental?',
+           CASE WHEN b.batches = 0 THEN CASE p.strategy WHEN 'delta' THEN 'yes, by its query: groups are adjusted by their changes'
+                                             WHEN 'recompute' THEN 'no, by its query: every change evaluates its group again'
+                                             ELSE 'mostly, by its query: some retractions evaluate their group again' END
+                WHEN b.recomputed = 0 THEN format('yes: %s adjusted groups by their changes',
+                                                  CASE b.batches WHEN 1 THEN 'the one batch' ELSE 'all ' || b.batches || ' batches' END)
+                ELSE format('%s: %s of %s batches evaluated groups again from the source, %s %% of the CPU',
+                            CASE WHEN b.recomputed_cpu > 0.5 THEN 'no' ELSE 'mostly' END,
+                            b.recomputed, b.batches, round((100 * b.recomputed_cpu)::numeric, 1)) END,
+           jsonb_build_object('strategy', p.strategy, 'batches', b.batches, 'recomputed', b.recomputed,
+                              'recomputed_cpu', round(b.recomputed_cpu::numeric, 3)),
+           CASE WHEN b.recomputed > 0 OR p.strategy <> 'delta'
+                THEN format('SELECT * FROM incbatch.explain_pipeline(%L);', p.pipeline) ELSE 'none' END
+    FROM p CROSS JOIN b
+    UNION ALL
+    SELECT 3, 'Do consumers need different freshness?',
+           CASE WHEN m.consumers = 0 THEN 'unknown: nobody has said what freshness is needed'
+                WHEN m.overserved > 4 THEN
+                    format('yes: %L accepts %s old rows and is served every %s', m.most,
+                           (SELECT incbatch.in_words(r.freshness) FROM reader r WHERE r.consumer = m.most LIMIT 1),
+                           (SELECT incbatch.in_words(r.trigger_interval) FROM reader r WHERE r.consumer = m.most LIMIT 1))
+                WHEN m.freshnesses > 1 THEN format('yes, and they have it: %s consumers, %s freshnesses, %s paths',
+                                                   m.consumers, m.freshnesses, m.paths)
+                WHEN m.consumers = 1 THEN 'no: there is one consumer'
+                ELSE format('no: all %s consumers accept the same', m.consumers) END,
+           jsonb_build_object('consumers', m.consumers, 'freshnesses', m.freshnesses, 'paths', m.paths,
+                              'strictest', m.strictest, 'laxest', m.laxest),
+           CASE WHEN m.consumers = 0 THEN format('SELECT incbatch.create_consumer(%L, %L, freshness => %L);',
+                                                 'dashboard', p.pipeline, '5 minutes')
+                WHEN m.overserved > 4 THEN (SELECT format('SELECT incbatch.set_freshness(%L, %L, %L);', m.most, p.pipeline,
+                                                          incbatch.in_words(r.freshness))
+                                            FROM reader r WHERE r.consumer = m.most LIMIT 1)
+                ELSE 'none' END
+    FROM p CROSS JOIN many m
+    UNION ALL
+    SELECT 4, 'Is the time spent in the transform or in reading and writing?',
+           CASE WHEN b.batches = 0 THEN 'unknown: no batches yet'
+                ELSE format('%s: %s %% of the time of %s', place.place, round((100 * place.part)::numeric),
+                            CASE WHEN b.batches = 1 THEN '1 batch' ELSE b.batches || ' batches' END) END,
+           jsonb_build_object('batches', b.batches, 'events', b.events, 'groups', b.groups,
+                              'read_ms', round(b.read_ms::numeric), 'transform_ms', round(b.transform_ms::numeric),
+                              'merge_ms', round(b.merge_ms::numeric), 'commit_ms', round(b.commit_ms::numeric)),
+           CASE WHEN b.batches = 0 THEN 'none'
+                WHEN place.place = 'transform' THEN format('SELECT * FROM incbatch.explain_pipeline(%L);', p.pipeline)
+                WHEN b.events < 1000 * b.batches THEN format('SELECT * FROM incbatch.cost(%L);', p.pipeline)
+                WHEN place.place = 'merging' THEN format('SELECT * FROM incbatch.explain_pipeline(%L);', p.pipeline)
+                ELSE 'none' END
+    FROM p CROSS JOIN b CROSS JOIN place
+) a
+ORDER BY a.number;
+END;
+COMMENT ON FUNCTION incbatch.diagnose(text) IS
+'The four questions to ask of a slow pipeline, answered from its batches: has volume outgrown the cadence (the time of 99 of 100 batches against their trigger); is the transform incremental (batches that evaluated groups again from the source); do consumers need different freshness; is the time spent in the transform or in reading and writing. evidence is what the answer was made from, action a statement to paste, or none.';
 
 COMMENT ON SCHEMA incbatch IS 'Aggregate tables kept up to date from the WAL.';
 GRANT USAGE ON SCHEMA incbatch TO PUBLIC;

@@ -20,22 +20,19 @@
  */
 #include "incbatch.h"
 
-#include <sys/resource.h>
-
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
-#include "executor/instrument.h"
 #include "executor/spi.h"
 #include "executor/tstoreReceiver.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "portability/instr_time.h"
 #include "storage/lmgr.h"
 #include "tcop/dest.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -44,52 +41,11 @@
 #include "utils/syscache.h"
 
 #include "decode.h"
+#include "meter.h"
 #include "path.h"
 #include "query.h"
 #include "source.h"
 #include "watermark.h"
-
-/* Lines for incbatch.batches that wait to be written, in the worker's life. */
-static List *batch_log = NIL;
-
-/* What a run measures as it goes. */
-typedef struct Meter
-{
-	int64		started_usecs;
-	int64		cpu_usecs;
-	uint64		wal_bytes;
-	BatchRecord record;
-} Meter;
-
-int64
-ib_monotonic_usecs(void)
-{
-	instr_time	now;
-
-	INSTR_TIME_SET_CURRENT(now);
-	return (int64) INSTR_TIME_GET_MICROSEC(now);
-}
-
-static int64
-cpu_usecs(void)
-{
-	struct rusage usage;
-
-	getrusage(RUSAGE_SELF, &usage);
-	return (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * INT64CONST(1000000) +
-		usage.ru_utime.tv_usec + usage.ru_stime.tv_usec;
-}
-
-/* Milliseconds since *lap, which moves on to now. */
-static double
-lap_ms(int64 *lap)
-{
-	int64		now = ib_monotonic_usecs();
-	double		ms = (now - *lap) / 1000.0;
-
-	*lap = now;
-	return ms;
-}
 
 /* ----------------------------------------------------------------
  *		Running statements as the owner
@@ -519,7 +475,7 @@ recompute_touched(IbPath *path, const char *statement, Meter *meter, int64 *lap)
 
 	meter->record.groups_changed =
 		ib_run_statement(statement, SPI_OK_SELECT, touched);
-	meter->record.transform_ms = lap_ms(lap);
+	meter->record.transform_ms = ib_lap_ms(lap);
 	if (meter->record.groups_changed > 0)
 		finish_touched(path, touched, meter->record.groups_changed, meter);
 	tuplestore_end(touched);
@@ -534,7 +490,7 @@ merge_delta(IbPath *path, const char *statement, bool mixed, Meter *meter, int64
 
 	meter->record.groups_changed =
 		ib_run_statement(statement, SPI_OK_SELECT, delta);
-	meter->record.transform_ms = lap_ms(lap);
+	meter->record.transform_ms = ib_lap_ms(lap);
 
 	ib_offer_relation(DELTA_RELATION, path->row->state_table, NULL, delta,
 					  meter->record.groups_changed);
@@ -551,6 +507,14 @@ merge_delta(IbPath *path, const char *statement, bool mixed, Meter *meter, int64
 		tuplestore_end(touched);
 	}
 	tuplestore_end(delta);
+}
+
+/* Groups that were added to the state table, since some time before this run. */
+static int64
+groups_added(IbPath *path)
+{
+	return DatumGetInt64(DirectFunctionCall1(pg_stat_get_xact_tuples_inserted,
+											 ObjectIdGetDatum(path->row->state_table)));
 }
 
 /* Empty the state for a TRUNCATE of the source. */
@@ -592,6 +556,7 @@ fold_in(IbPath *path, Meter *meter)
 	OwnerScope	scope;
 	LateRun		run;
 	int64		lap = ib_monotonic_usecs();
+	int64		added = groups_added(path);
 
 	if (late)
 		ib_late_begin(path, false, &run);
@@ -624,7 +589,8 @@ fold_in(IbPath *path, Meter *meter)
 		meter->record.rows_late = run.rows_late;
 		meter->record.rows_ahead = run.rows_ahead;
 	}
-	meter->record.merge_ms = lap_ms(&lap);
+	meter->record.groups_new = groups_added(path) - added;
+	meter->record.merge_ms = ib_lap_ms(&lap);
 }
 
 /*
@@ -641,9 +607,9 @@ fold_in_anew(IbPath *path, Meter *meter)
 				errcode(ERRCODE_DATA_CORRUPTED),
 				errmsg("a lookup was truncated"),
 				errdetail("The query would be evaluated anew, without the rows that are gone from an append_only source."));
-	meter->record.groups_changed = ib_path_fill(path);
+	meter->record.groups_changed = ib_path_fill(path, &meter->record.transform_ms);
 	meter->record.strategy = "rebuild";
-	meter->record.transform_ms = lap_ms(&lap);
+	meter->record.merge_ms = ib_lap_ms(&lap) - meter->record.transform_ms;
 }
 
 /*
@@ -666,57 +632,6 @@ ib_path_publish(IbPath *path, XLogRecPtr lsn, XLogRecPtr decoded_lsn,
 	if (decoded_lsn > pg_atomic_read_u64(&shared->decoded_lsn))
 		pg_atomic_write_u64(&shared->decoded_lsn, decoded_lsn);
 	ConditionVariableBroadcast(&shared->moved);
-}
-
-static void
-start_meter(Meter *meter, IbPath *path, const char *reason)
-{
-	memset(meter, 0, sizeof(*meter));
-	meter->started_usecs = ib_monotonic_usecs();
-	meter->cpu_usecs = cpu_usecs();
-	meter->wal_bytes = pgWalUsage.wal_bytes;
-	meter->record.path = path->row->path;
-	meter->record.started_at = GetCurrentTimestamp();
-	meter->record.reason = reason;
-	meter->record.strategy = "delta";
-}
-
-/* Every transaction of the batch has its own latency; then log the batch. */
-static void
-stop_meter(Meter *meter, IbPath *path)
-{
-	BatchRecord *record = &meter->record;
-	TimestampTz now = GetCurrentTimestamp();
-	int		   *next = palloc0(sizeof(int) * list_length(path->inputs));
-	const BatchTransaction *transaction;
-	MemoryContext old;
-
-	while ((transaction = ib_inputs_next_transaction(path, next)) != NULL)
-	{
-		int64		latency = Max(now - transaction->commit_time, 0);
-
-		record->transactions++;
-		ib_latency_add(&path->shared->latency, now, latency);
-		record->latency_max_usecs = Max(record->latency_max_usecs, latency);
-	}
-	pfree(next);
-	record->finished_at = now;
-	record->cpu_ms = (cpu_usecs() - meter->cpu_usecs) / 1000.0;
-	record->wal_bytes = pgWalUsage.wal_bytes - meter->wal_bytes;
-
-	if (ib_log_batches)
-		ereport(LOG,
-				errmsg("incbatch path %d: %lld rows of %lld transactions into %lld groups in %.1f ms",
-					   record->path, (long long) record->rows_in,
-					   (long long) record->transactions,
-					   (long long) record->groups_changed,
-					   (ib_monotonic_usecs() - meter->started_usecs) / 1000.0));
-	if (ib_batch_history == 0)
-		return;
-	old = MemoryContextSwitchTo(TopMemoryContext);
-	batch_log = lappend(batch_log, memcpy(palloc(sizeof(BatchRecord)), record,
-										  sizeof(BatchRecord)));
-	MemoryContextSwitchTo(old);
 }
 
 static int
@@ -743,28 +658,6 @@ note_run_time(IbPath *path, int64 usecs)
 }
 
 /*
- * Write the waiting lines of incbatch.batches, outside any run.  They are worth
- * no flush of their own: a crash may lose the last ones.  A path that is being
- * dropped gets none: READ COMMITTED, for else that is an error.
- */
-void
-ib_flush_batch_log(void)
-{
-	if (batch_log == NIL)
-		return;
-	ib_begin();
-	XactIsoLevel = XACT_READ_COMMITTED;
-	/* as a session would: a lower source changes what the end of the transaction restores */
-	(void) set_config_option("synchronous_commit", "off", PGC_SUSET, PGC_S_SESSION,
-							 GUC_ACTION_LOCAL, true, 0, false);
-	PushActiveSnapshot(GetTransactionSnapshot());
-	ib_catalog_log_batches(batch_log);
-	ib_commit();
-	list_free_deep(batch_log);
-	batch_log = NIL;
-}
-
-/*
  * Decode what the snapshot can see, or as much as the batches take, but at
  * least what the path has already: a frontier never goes back.  Returns
  * whether all of it was decoded.
@@ -784,7 +677,7 @@ read_up(IbPath *path, Meter *meter)
 	if (!aligned && (path->row->track_lookups || query->always_recompute ||
 					 (query->may_recompute && batch->negatives > 0)))
 		aligned = ib_decode_upto(end, false) >= end;
-	meter->record.read_ms = lap_ms(&lap);
+	meter->record.read_ms = ib_lap_ms(&lap);
 	return aligned;
 }
 
@@ -858,7 +751,7 @@ ib_path_run(IbPath *path, const char *reason, bool store)
 	XLogRecPtr	horizon;
 	int64		lap;
 
-	start_meter(&meter, path, reason);
+	ib_meter_start(&meter, path, reason);
 	if (!ib_begin_run(path, false, &frontier, &horizon))
 		return false;
 	frontier.aligned = read_up(path, &meter);
@@ -883,9 +776,9 @@ ib_path_run(IbPath *path, const char *reason, bool store)
 			fold_in(path, &meter);
 		lap = ib_monotonic_usecs();
 		ib_commit_run(path, &frontier);
-		meter.record.commit_ms = lap_ms(&lap);
+		meter.record.commit_ms = ib_lap_ms(&lap);
 		if (ib_inputs_have_work(path))
-			stop_meter(&meter, path);
+			ib_meter_stop(&meter, path);
 		note_run_time(path, ib_monotonic_usecs() - meter.started_usecs);
 		/* who asked for the run may look at what it read */
 		if (strcmp(reason, "refresh") == 0)

@@ -28,6 +28,7 @@
 #include "utils/timeout.h"
 
 #include "decode.h"
+#include "meter.h"
 #include "path.h"
 #include "query.h"
 #include "source.h"
@@ -36,6 +37,7 @@
 #define PROGRESS_INTERVAL_MS 250
 
 static ExecutorStart_hook_type prev_executor_start = NULL;
+static ExecutorFinish_hook_type prev_executor_finish = NULL;
 static TimeoutId progress_timeout;
 
 /* The scan that is being watched, while a backfill runs. */
@@ -91,6 +93,17 @@ watch_executor_start(QueryDesc *desc, int eflags)
 		(void) find_scans(desc->planstate, watched->statements->source_relations);
 }
 
+/* The scans have ended: all their rows are counted. */
+static void
+watch_executor_finish(QueryDesc *desc)
+{
+	if (prev_executor_finish)
+		prev_executor_finish(desc);
+	else
+		standard_ExecutorFinish(desc);
+	note_progress();
+}
+
 /* Called once by the worker. */
 void
 ib_backfill_init(void)
@@ -98,6 +111,8 @@ ib_backfill_init(void)
 	progress_timeout = RegisterTimeout(USER_TIMEOUT, note_progress);
 	prev_executor_start = ExecutorStart_hook;
 	ExecutorStart_hook = watch_executor_start;
+	prev_executor_finish = ExecutorFinish_hook;
+	ExecutorFinish_hook = watch_executor_finish;
 }
 
 static double
@@ -150,8 +165,9 @@ evaluate(IbPath *path, Tuplestorestate *result)
  * the owner.  Returns the number of groups.
  */
 int64
-ib_path_fill(IbPath *path)
+ib_path_fill(IbPath *path, double *transform_ms)
 {
+	int64		lap = ib_monotonic_usecs();
 	char	   *state_table = ib_query_relation_name(path->row->state_table);
 	int64		ngroups = 0;
 	bool		closes = path->statements->late != NULL;
@@ -168,6 +184,7 @@ ib_path_fill(IbPath *path)
 		Tuplestorestate *groups = tuplestore_begin_heap(false, false, work_mem);
 
 		ngroups = evaluate(path, groups);
+		*transform_ms = ib_lap_ms(&lap);
 		ib_run_statement(psprintf("DELETE FROM %s", state_table), SPI_OK_DELETE, NULL);
 		ib_offer_relation(DELTA_RELATION, path->row->state_table, NULL, groups, ngroups);
 		ib_run_statement(path->statements->merge_plus, SPI_OK_INSERT, NULL);
@@ -215,6 +232,8 @@ ib_path_backfill(IbPath *path)
 	Frontier	frontier = {0};
 	XLogRecPtr	horizon;
 	int64		started_usecs = ib_monotonic_usecs();
+	Meter		meter;
+	int64		lap;
 	bool		done;
 
 	if (path->row->state != PATH_BACKFILLING && !begin_backfilling(path))
@@ -222,10 +241,13 @@ ib_path_backfill(IbPath *path)
 	pg_atomic_write_u64(&path->shared->backfill_rows_done, 0);
 	pg_atomic_write_u64(&path->shared->backfill_started_at, GetCurrentTimestamp());
 
+	ib_meter_start(&meter, path, "backfill");
 	if (!ib_begin_run(path, true, &frontier, &horizon))
 		return false;
 	frontier.aligned = true;
+	lap = ib_monotonic_usecs();
 	(void) ib_decode_upto(ib_flush_wal(), false);
+	meter.record.read_ms = ib_lap_ms(&lap);
 	if (ib_frontier_commits_lingering(GetActiveSnapshot(),
 									  ib_inputs_have_transaction, path))
 	{
@@ -235,9 +257,16 @@ ib_path_backfill(IbPath *path)
 	ib_partitions_start(ib_inputs_source(path), &frontier);
 	ib_inputs_settle(path, GetActiveSnapshot());
 	ib_find_frontier(path, &frontier);
-	(void) ib_path_fill(path);
+	meter.record.strategy = "rebuild";
+	meter.record.groups_changed = meter.record.groups_new =
+		ib_path_fill(path, &meter.record.transform_ms);
+	meter.record.merge_ms = ib_lap_ms(&lap) - meter.record.transform_ms;
 	done = ib_catalog_change_state(path->row->path, PATH_BACKFILLING, PATH_RUNNING, NULL);
 	ib_commit_run(path, &frontier);
+	meter.record.commit_ms = ib_lap_ms(&lap);
+	meter.record.rows_in = pg_atomic_read_u64(&path->shared->backfill_rows_done);
+	if (meter.record.rows_in > 0)
+		ib_meter_stop(&meter, path);
 	ib_inputs_finish(path);
 	if (!done)
 		return false;

@@ -53,6 +53,11 @@ typedef struct Batch
 	bool		has_lost;		/* a transaction is lost */
 	bool		stuck;			/* the last run left it full: it waits for others */
 
+	/* what reading cost that brought its rows, since the last run (meter.c) */
+	int64		rows_unpaid;	/* put by the reading under way */
+	double		read_usecs;
+	double		read_cpu_usecs;
+
 	/* partitions that are not yet those of the frontier (partition.c) */
 	uint32		partition_changes;	/* told by relcache invalidation */
 	uint32		changes_visible;	/* of these, to the run's snapshot */
@@ -100,6 +105,7 @@ extern bool ib_batches_full(void);
 extern bool ib_batches_streaming(void);
 extern void ib_batches_restart(void);
 extern uint64 ib_batches_rows_decoded(void);
+extern void ib_batches_charge(int64 usecs, int64 cpu_usecs);
 
 /* collect.c: called by the output plugin, for all batches */
 extern void ib_batches_begin(TransactionId xid, XLogRecPtr commit_lsn,

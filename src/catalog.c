@@ -476,66 +476,6 @@ ib_catalog_copy_path(int32 from, int32 to, Snapshot snapshot)
 	SPI_finish();
 }
 
-static void
-log_batch(const BatchRecord *record)
-{
-	Oid			types[] = {INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID,
-		INT8OID, INT8OID, INT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID,
-	FLOAT8OID, INT8OID, INT8OID, TEXTOID, INT8OID, INT8OID};
-	Datum		values[] = {
-		Int32GetDatum(record->path),
-		TimestampTzGetDatum(record->started_at),
-		TimestampTzGetDatum(record->finished_at),
-		CStringGetTextDatum(record->reason),
-		Int64GetDatum(record->transactions),
-		Int64GetDatum(record->rows_in),
-		Int64GetDatum(record->groups_changed),
-		Float8GetDatum(record->read_ms),
-		Float8GetDatum(record->transform_ms),
-		Float8GetDatum(record->merge_ms),
-		Float8GetDatum(record->commit_ms),
-		Float8GetDatum(record->cpu_ms),
-		Int64GetDatum(record->wal_bytes),
-		Int64GetDatum(record->latency_max_usecs),
-		CStringGetTextDatum(record->strategy),
-		Int64GetDatum(record->rows_late),
-		Int64GetDatum(record->rows_ahead),
-	};
-
-	ib_spi("INSERT INTO incbatch.batch (path, started_at, finished_at, reason, transactions,"
-		   " rows_in, groups_changed, read_ms, transform_ms, merge_ms, commit_ms, cpu_ms,"
-		   " wal_bytes, latency_max, strategy, rows_late, rows_ahead)"
-		   " SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
-		   " $14 OPERATOR(pg_catalog.*) '1 microsecond'::pg_catalog.interval, $15, $16, $17"
-		   " FROM incbatch.path WHERE id OPERATOR(pg_catalog.=) $1 FOR KEY SHARE SKIP LOCKED",
-		   SPI_OK_INSERT, lengthof(types), types, values, NULL);
-}
-
-/* Store what the last batches did, and forget the oldest now and then. */
-void
-ib_catalog_log_batches(List *records)
-{
-	static int	since_trim = 0;
-	ListCell   *lc;
-
-	SPI_connect();
-	foreach(lc, records)
-		log_batch(lfirst(lc));
-	since_trim += list_length(records);
-	if (since_trim > ib_batch_history / 10)
-	{
-		Oid			types[] = {INT8OID};
-		Datum		values[] = {Int64GetDatum(ib_batch_history)};
-
-		ib_spi("DELETE FROM incbatch.batch b USING (SELECT path, pg_catalog.max(batch) AS newest"
-			   " FROM incbatch.batch GROUP BY path) n WHERE b.path OPERATOR(pg_catalog.=) n.path"
-			   " AND b.batch OPERATOR(pg_catalog.<=) n.newest OPERATOR(pg_catalog.-) $1",
-			   SPI_OK_DELETE, 1, types, values, NULL);
-		since_trim = 0;
-	}
-	SPI_finish();
-}
-
 /*
  * Do the frontiers in this catalog speak of this database of this cluster?
  * Not in a copy of either, whose WAL is another.

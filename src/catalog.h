@@ -7,6 +7,7 @@
 
 #include "incbatch.h"
 
+#include "access/attnum.h"
 #include "frontier.h"
 #include "nodes/pg_list.h"
 
@@ -62,16 +63,20 @@ typedef struct BatchRecord
 	TimestampTz started_at;
 	TimestampTz finished_at;
 	const char *reason;
+	int64		runs;
 	int64		transactions;
 	int64		rows_in;
 	int64		rows_late;
 	int64		rows_ahead;
 	int64		groups_changed;
+	int64		groups_new;
+	double		ahead_ms;
 	double		read_ms;
 	double		transform_ms;
 	double		merge_ms;
 	double		commit_ms;
 	double		cpu_ms;
+	double		read_cpu_ms;
 	int64		wal_bytes;
 	int64		latency_max_usecs;
 	const char *strategy;
@@ -97,7 +102,6 @@ extern void ib_catalog_store_frontier(int32 path, const Frontier *frontier,
 extern void ib_catalog_forget_frontier(int32 path);
 extern bool ib_catalog_fetch_frontier(int32 path, Frontier *frontier);
 extern void ib_catalog_copy_path(int32 from, int32 to, Snapshot snapshot);
-extern void ib_catalog_log_batches(List *records);
 extern bool ib_catalog_slot_is_at_home(void);
 extern void ib_catalog_store_slot(XLogRecPtr created_lsn);
 extern LatePolicy ib_late_policy(const char *name);

@@ -178,6 +178,31 @@ ib_batches_rows_decoded(void)
 	return rows_decoded;
 }
 
+/*
+ * Divide what reading cost by the rows that each batch took since the last
+ * call.  If none took any, it is nobody's.
+ */
+void
+ib_batches_charge(int64 usecs, int64 cpu_usecs)
+{
+	int64		rows = 0;
+	ListCell   *lc;
+
+	foreach(lc, all_batches)
+		rows += ((Batch *) lfirst(lc))->rows_unpaid;
+	if (rows == 0)
+		return;
+	foreach(lc, all_batches)
+	{
+		Batch	   *batch = lfirst(lc);
+		double		part = batch->rows_unpaid / (double) rows;
+
+		batch->read_usecs += part * usecs;
+		batch->read_cpu_usecs += part * cpu_usecs;
+		batch->rows_unpaid = 0;
+	}
+}
+
 /* ----------------------------------------------------------------
  *		Transactions
  * ----------------------------------------------------------------
@@ -598,6 +623,7 @@ store_for_row(Batch *batch, int weight)
 		negatives = &run->negatives;
 	}
 	(*rows)++;
+	batch->rows_unpaid++;
 	if (weight < 0)
 		(*negatives)++;
 	return store;

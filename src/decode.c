@@ -34,6 +34,7 @@
 
 #include "batch.h"
 #include "decode.h"
+#include "meter.h"
 
 static LogicalDecodingContext *ctx = NULL;
 static MemoryContext decode_context = NULL;
@@ -154,6 +155,7 @@ ib_decode_upto(XLogRecPtr upto, bool stop_when_full)
 	Assert(IsTransactionState());
 	Assert(!TransactionIdIsValid(GetTopTransactionIdIfAny()));
 	busy = true;
+	ib_meter_begin_read();
 
 	while (ctx->reader->EndRecPtr < upto && !full)
 	{
@@ -184,6 +186,7 @@ ib_decode_upto(XLogRecPtr upto, bool stop_when_full)
 	CurrentResourceOwner = old_owner;
 	flip_caches(false);
 	busy = false;
+	ib_meter_end_read();
 	Assert(!HistoricSnapshotActive());
 	return ctx->reader->EndRecPtr;
 }

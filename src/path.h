@@ -76,13 +76,11 @@ extern void ib_rollback(void);
 extern bool ib_path_change_state(IbPath *path, PathState state, const char *error);
 
 /* apply.c */
-extern int64 ib_monotonic_usecs(void);
 extern void ib_path_prepare(IbPath *path);
 extern void ib_path_forget_statements(IbPath *path);
 extern bool ib_path_run(IbPath *path, const char *reason, bool store);
 extern void ib_path_publish(IbPath *path, XLogRecPtr lsn, XLogRecPtr decoded_lsn,
 							TimestampTz as_of);
-extern void ib_flush_batch_log(void);
 
 extern bool ib_begin_run(IbPath *path, bool with_source, Frontier *frontier,
 						 XLogRecPtr *horizon);
@@ -117,7 +115,7 @@ extern const char *ib_track_lookups(IbPath *path, Bitmapset *changed);
 /* backfill.c */
 extern void ib_backfill_init(void);
 extern bool ib_path_backfill(IbPath *path);
-extern int64 ib_path_fill(IbPath *path);
+extern int64 ib_path_fill(IbPath *path, double *transform_ms);
 
 /* copy.c */
 extern bool ib_path_can_copy(IbPath *path, IbPath *sibling);

@@ -41,7 +41,7 @@ PG_FUNCTION_INFO_V1(ib_report);
 #define NAME_COLUMNS 20
 #define BAR_COLUMNS 18
 
-#define IN_SPAN "b.path = $4 AND b.finished_at <= $2 AND b.finished_at > $2 - $3 * interval '1 second'"
+#define IN_SPAN "b.path = $4 AND b.reason IS DISTINCT FROM 'backfill' AND b.finished_at <= $2 AND b.finished_at > $2 - $3 * interval '1 second'"
 
 typedef struct Report
 {
@@ -283,7 +283,7 @@ put_path(Report *report, const PathLine *path)
 		psprintf("p50 %s, p99 %s", ib_human_seconds(path->p50), ib_human_seconds(path->p99));
 
 	query(report,
-		  "SELECT count(*)::float8, sum(b.rows_in)::float8, to_char(min(b.finished_at), 'HH24:MI:SS')"
+		  "SELECT coalesce(sum(coalesce(b.runs, 1)), 0)::float8, sum(b.rows_in)::float8, to_char(min(b.finished_at), 'HH24:MI:SS')"
 		  " FROM incbatch.batches b WHERE " IN_SPAN, path->path);
 	if (number_of(0, 1) > 0)
 		left = psprintf("%s: %s batch%s, %s rows since %s", cadence(path->trigger),

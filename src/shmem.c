@@ -68,6 +68,10 @@ init_database_entry(DatabaseEntry *entry)
 	pg_atomic_init_u32(&entry->state, WORKER_STARTING);
 	pg_atomic_init_u64(&entry->heartbeat_at, 0);
 	pg_atomic_init_u64(&entry->rows_decoded, 0);
+	pg_atomic_init_u64(&entry->cpu, 0);
+	pg_atomic_init_u64(&entry->batches_cpu, 0);
+	pg_atomic_init_u64(&entry->history_cpu, 0);
+	pg_atomic_init_u64(&entry->history_wal, 0);
 }
 
 static void
@@ -310,6 +314,10 @@ ib_database_attach(Oid database)
 		entry->pid = MyProcPid;
 		entry->pgprocno = MyProc->pgprocno;
 		pg_atomic_write_u32(&entry->state, WORKER_STARTING);
+		pg_atomic_write_u64(&entry->cpu, 0);
+		pg_atomic_write_u64(&entry->batches_cpu, 0);
+		pg_atomic_write_u64(&entry->history_cpu, 0);
+		pg_atomic_write_u64(&entry->history_wal, 0);
 	}
 	LWLockRelease(ib_shared->lock);
 

@@ -39,6 +39,12 @@ typedef struct DatabaseEntry
 	pg_atomic_uint32 state;		/* WorkerState */
 	pg_atomic_uint64 heartbeat_at;	/* TimestampTz */
 	pg_atomic_uint64 rows_decoded;
+
+	/* since the worker started: CPU microseconds and bytes (meter.c) */
+	pg_atomic_uint64 cpu;
+	pg_atomic_uint64 batches_cpu;
+	pg_atomic_uint64 history_cpu;
+	pg_atomic_uint64 history_wal;
 } DatabaseEntry;
 
 /*

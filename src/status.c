@@ -49,8 +49,8 @@ ib_worker_status(PG_FUNCTION_ARGS)
 	for (int i = 0; i < ib_shared->ndatabases; i++)
 	{
 		DatabaseEntry *entry = &entries[i];
-		Datum		values[5] = {0};
-		bool		nulls[5] = {0};
+		Datum		values[9] = {0};
+		bool		nulls[9] = {0};
 
 		if (!OidIsValid(entry->database) || !entry->wanted)
 			continue;
@@ -62,6 +62,10 @@ ib_worker_status(PG_FUNCTION_ARGS)
 		values[3] = TimestampTzGetDatum(pg_atomic_read_u64(&entry->heartbeat_at));
 		nulls[3] = pg_atomic_read_u64(&entry->heartbeat_at) == 0;
 		values[4] = Int64GetDatum(pg_atomic_read_u64(&entry->rows_decoded));
+		values[5] = Float8GetDatum(pg_atomic_read_u64(&entry->cpu) / 1000.0);
+		values[6] = Float8GetDatum(pg_atomic_read_u64(&entry->batches_cpu) / 1000.0);
+		values[7] = Float8GetDatum(pg_atomic_read_u64(&entry->history_cpu) / 1000.0);
+		values[8] = Int64GetDatum(pg_atomic_read_u64(&entry->history_wal));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;

@@ -274,11 +274,11 @@ SELECT a.pipeline, a.path, extract(epoch FROM a.trigger_interval) AS trigger_sec
        extract(epoch FROM clock_timestamp() - a.as_of) AS frontier_age_seconds,
        CASE WHEN a.state = 'failed' THEN 1 ELSE 0 END AS stopped_by_error, b.*
   FROM incbatch.paths a,
-       LATERAL (SELECT count(*) AS batches, coalesce(sum(rows_in), 0) AS batch_rows,
+       LATERAL (SELECT coalesce(sum(runs), 0) AS batches, coalesce(sum(rows_in), 0) AS batch_rows,
                        coalesce(sum(rows_late), 0) AS batch_rows_late, coalesce(sum(groups_changed), 0) AS batch_groups,
                        count(error) AS batch_errors,
-                       coalesce(sum(extract(epoch FROM finished_at - started_at)), 0) AS batch_seconds,
-                       max(extract(epoch FROM finished_at - started_at)) AS batch_seconds_max,
+                       coalesce(sum(read_ms + transform_ms + merge_ms + commit_ms), 0) / 1000 AS batch_seconds,
+                       max((read_ms + transform_ms + merge_ms + commit_ms) / runs) / 1000 AS batch_seconds_max,
                        coalesce(sum(cpu_ms), 0) / 1000 AS batch_cpu_seconds,
                        coalesce(sum(wal_bytes), 0) AS batch_wal_bytes
                   FROM incbatch.batches WHERE path = a.path) b},
