@@ -28,9 +28,7 @@ my ($api) = grep { -e } map { "$_/../shared/api.md" } grep { defined } $ENV{SOUR
 # Of the contract, but not there yet.
 my %missing = map { $_ => 1 } qw(
   session_start
-  cost advise diagnose
   failed_rows
-  incbatch.cpu_hour_price
 );
 
 # ---------------------------------------------------------------------------
