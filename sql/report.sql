@@ -53,11 +53,14 @@ BEGIN
 	     LATERAL (SELECT extract(epoch FROM f - timestamptz '2024-03-01 11:37 UTC') / 60 AS m) minutes,
 	     LATERAL (SELECT 0.25 + 0.12 * sin(m / 3) + 0.1 * sin(m * 2) + 0.5 * exp(-m * m / 8) AS size) s;
 END $$;
-CREATE PROCEDURE plant_consumer(consumer text, freshness interval, trigger_interval interval, staleness interval, status text DEFAULT 'fresh')
+CREATE PROCEDURE plant_consumer(consumer text, freshness interval, trigger_interval interval, staleness interval,
+                                status text DEFAULT 'fresh', reason text DEFAULT NULL)
 LANGUAGE plpgsql AS $$
 BEGIN
-	INSERT INTO incbatch.lag (consumer, pipeline, freshness, trigger_interval, staleness, status, latency_p50, latency_p99)
-	VALUES (consumer, 'report.p', freshness, trigger_interval, staleness, status, trigger_interval * 0.6, trigger_interval * 1.1);
+	INSERT INTO incbatch.lag (consumer, pipeline, path, freshness, trigger_interval, staleness, status, reason,
+	                          latency_p50, latency_p99)
+	VALUES (consumer, 'report.p', (SELECT p.path FROM incbatch.paths p WHERE p.trigger_interval = plant_consumer.trigger_interval),
+	        freshness, trigger_interval, staleness, status, reason, trigger_interval * 0.6, trigger_interval * 1.1);
 END $$;
 
 -- The screen, and its size.
@@ -76,7 +79,7 @@ UPDATE incbatch.pipelines SET pipeline = 'shop.orders_hourly';
 CALL plant_path(1, '1 second', '1.4 s', 60, '2 s', 120, 2.1);
 CALL plant_path(2, '15 minutes', '21 minutes', 60, '5 minutes', 60000, 900);
 CALL plant_consumer('marketing', '5 s', '1 s', '1.4 s');
-CALL plant_consumer('executive', '20 minutes', '15 minutes', '21 minutes', 'late');
+CALL plant_consumer('executive', '20 minutes', '15 minutes', '21 minutes', 'late', 'the worker is running a batch');
 CALL plant_consumer('audit', '1 hour', '15 minutes', '21 minutes');
 INSERT INTO incbatch.planted_cost
 SELECT t, 600 + 1500 / extract(epoch FROM t), 180 + 1000 / extract(epoch FROM t), NULL,
@@ -144,7 +147,7 @@ ROLLBACK;
 BEGIN;
 CALL plant();
 CALL plant_path(1, '1 second', '29 minutes', 60, '20 s', 80, 1.2);
-CALL plant_consumer('marketing', '5 s', '1 s', '29 minutes', 'stuck');
+CALL plant_consumer('marketing', '5 s', '1 s', '29 minutes', 'stuck', 'no worker runs; incbatch.workers says why');
 SELECT screen();
 ROLLBACK;
 
@@ -183,7 +186,8 @@ DO $$ BEGIN
 	FOR n IN 1 .. 20 LOOP
 		CALL plant_path(n, n * interval '2 seconds', '1 s', 60, '30 s', n * 100, 2 * n);
 		CALL plant_consumer('consumer ' || n || repeat(' and a long name', 4), n * interval '3 s', n * interval '2 s',
-		                    n * interval '2.1 s', CASE WHEN n % 9 = 0 THEN 'late' ELSE 'fresh' END);
+		                    n * interval '2.1 s', CASE WHEN n % 9 = 0 THEN 'late' ELSE 'fresh' END,
+		                    CASE WHEN n % 9 = 0 THEN repeat('the same reason ', 20) END);
 	END LOOP;
 END $$;
 INSERT INTO incbatch.planted_cost SELECT n * interval '1 second', 1e9 / n, 1e12 / n, 1, 1e6 / n, repeat('basis ', 40)

@@ -180,8 +180,9 @@ put_title(Report *report)
 }
 
 /*
- * Staleness as a part of the freshness; those that are not fresh come first.
- * Without consumers nobody has named a freshness.
+ * Staleness as a part of the freshness; those that are not fresh come first,
+ * with the reason, which many may share.  Without consumers nobody has named
+ * a freshness.
  */
 static void
 put_consumers(Report *report)
@@ -189,11 +190,12 @@ put_consumers(Report *report)
 	uint64		n = query(report,
 						  "SELECT l.consumer, extract(epoch FROM l.staleness)::float8,"
 						  " extract(epoch FROM l.freshness)::float8, extract(epoch FROM l.trigger_interval)::float8,"
-						  " l.status, l.status = 'fresh'"
+						  " l.status, l.status = 'fresh', l.reason"
 						  " FROM incbatch.lag l WHERE l.pipeline = $1::text"
 						  " ORDER BY l.status = 'fresh', coalesce(l.freshness, l.trigger_interval), l.consumer", 0);
 	uint64		shown = n > MAX_CONSUMERS ? MAX_CONSUMERS - 1 : n;
 	uint64		fresh = 0;
+	const char *told = "";
 
 	heading(report, "CONSUMERS", "staleness of freshness");
 	for (uint64 i = 0; i < shown; i++)
@@ -215,6 +217,12 @@ put_consumers(Report *report)
 		ib_draw_left(&report->text, psprintf("%s%s", nobody ? " " : "", limit), 14);
 		ib_draw_right(&report->text, text_of(i, 5), 14);
 		end_line(report);
+		if (strcmp(told, text_of(i, 7)) != 0)
+		{
+			told = text_of(i, 7);
+			if (*told != '\0')
+				put_line(report, psprintf("  %s", told));
+		}
 	}
 	for (uint64 i = shown; i < n; i++)
 		fresh += *text_of(i, 6) == 't';
@@ -308,7 +316,7 @@ put_past(Report *report)
 						  " extract(epoch FROM $2 - a.as_of)::float8,"
 						  " extract(epoch FROM max(l.latency_p50))::float8, extract(epoch FROM max(l.latency_p99))::float8"
 						  " FROM incbatch.paths a LEFT JOIN incbatch.lag l"
-						  " ON l.pipeline = a.pipeline AND l.trigger_interval = a.trigger_interval"
+						  " ON l.path = a.path"
 						  " WHERE a.pipeline = $1::text GROUP BY a.path, a.trigger_interval, a.as_of"
 						  " ORDER BY a.trigger_interval, a.path", 0);
 	uint64		shown = Min(n, MAX_PATHS);
