@@ -23,7 +23,6 @@ use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use IncBatch;
 use Test::More;
-use Time::HiRes qw(usleep);
 
 my $seconds = $ENV{CONSUMERS_SECONDS} || 40;
 
@@ -124,7 +123,7 @@ while (pgbench_is_running($load))
 		my ($consumer, $age) = split /\|/;
 		push @{ $staleness{$consumer} }, $age;
 	}
-	usleep(100_000);
+	until_clock($look, 0.1);
 }
 my ($failed, $output, $transactions) = finish_pgbench($load);
 is($failed, 0, 'the load ran') or diag $output;
