@@ -5,8 +5,8 @@
  * Works while writers write and the worker works: the frontier stores the
  * snapshot whose transactions the aggregate contains, so the session reads
  * the aggregate and its frontier under one snapshot of its own, and the batch
- * query under the frontier's.  The session's own snapshot, which is older
- * than both, keeps what they see from vacuum.
+ * query under the frontier's.  The session's own snapshot, which must not be
+ * younger than both, keeps what they see from vacuum.
  *
  * Where windows close, the batch query also has what was kept out of them:
  * windows that late changes were kept out of, and those that retention has
@@ -16,6 +16,7 @@
  */
 #include "incbatch.h"
 
+#include "access/transam.h"
 #include "access/xact.h"
 #include "executor/spi.h"
 #include "executor/tstoreReceiver.h"
@@ -272,34 +273,45 @@ difference_text(PipelineQuery *pq, const char *place)
 }
 
 /*
- * Read both sides for a path.  The frontier of a backlog that is eaten in
- * pieces is no snapshot's: then false, and the caller refreshes again.
+ * Whether the query can be read as at a frontier.  That of a backlog that is
+ * eaten in pieces is no snapshot's; and an idle path may have moved on without
+ * storing where it is, so that vacuum has removed what its frontier sees.
  */
+static bool
+can_read_at(const Frontier *frontier, Snapshot snapshot)
+{
+	return frontier->aligned && !TransactionIdPrecedes(snapshot->xmin, TransactionXmin);
+}
+
+/* Read both sides for a path.  False: refresh again. */
 static bool
 read_both(Subject *subject, int32 path, Oid table)
 {
 	Snapshot	now = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot	then = NULL;
 	Frontier	frontier = {0};
+	bool		can_read;
 	char	   *condition = "true";
 	Oid			save_userid;
 	int			save_context;
 
 	PushActiveSnapshot(now);
 	ib_catalog_become_owner(&save_userid, &save_context);
-	if (!ib_catalog_fetch_frontier(path, &frontier))
-		frontier.aligned = false;
-	else if (frontier.aligned && subject->event_time != InvalidAttrNumber)
+	if (ib_catalog_fetch_frontier(path, &frontier))
+		then = ib_frontier_mvcc_snapshot(frontier.snapshot);
+	can_read = then != NULL && can_read_at(&frontier, then);
+	if (can_read && subject->event_time != InvalidAttrNumber)
 		condition = compared_windows(subject, path);
 	SetUserIdAndSecContext(save_userid, save_context);
 	PopActiveSnapshot();
-	if (frontier.aligned)
+	if (can_read)
 	{
 		read_aggregate(subject, table, condition, now);
 		read_rows(subject, ib_query_relation_name(subject->definition), condition,
-				  ib_frontier_mvcc_snapshot(frontier.snapshot), BATCH_RESULT_RELATION);
+				  then, BATCH_RESULT_RELATION);
 	}
 	UnregisterSnapshot(now);
-	return frontier.aligned;
+	return can_read;
 }
 
 /* Put the differences of a path into the result. */
