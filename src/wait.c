@@ -131,6 +131,25 @@ has_reached(PathEntry *entry, XLogRecPtr lsn)
 }
 
 /*
+ * Ask for a run of each path, before there is WAL that an idle path could pass
+ * without one: what a run stores is of after the call.
+ */
+static void
+ask_for_runs(List *running)
+{
+	XLogRecPtr	next = ib_wal_end() + 1;
+	ListCell   *lc;
+
+	foreach(lc, running)
+	{
+		PathEntry  *entry = ib_path_entry_find(lfirst_int(lc));
+
+		if (entry != NULL && pg_atomic_read_u64(&entry->refresh_lsn) < next)
+			pg_atomic_write_u64(&entry->refresh_lsn, next);
+	}
+}
+
+/*
  * Run a pipeline's paths until each contains what had committed before the
  * call.
  */
@@ -138,6 +157,7 @@ void
 ib_refresh(int32 pipeline)
 {
 	XLogRecPtr	barrier;
+	List	   *running;
 	ListCell   *lc;
 
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
@@ -146,8 +166,10 @@ ib_refresh(int32 pipeline)
 				errmsg("a pipeline cannot be refreshed in a transaction that has written"),
 				errdetail("What the transaction wrote is folded in after its commit."),
 				errhint("Commit first."));
+	running = ib_running_paths(pipeline, false);
+	ask_for_runs(running);
 	barrier = ib_emit_barrier();
-	foreach(lc, ib_running_paths(pipeline, false))
+	foreach(lc, running)
 	{
 		int32		path = lfirst_int(lc);
 
