@@ -68,12 +68,11 @@ typedef struct IbPath
 	bool		preparing;		/* its statements are being made, nothing else */
 } IbPath;
 
-/* path.c */
+/* transaction.c */
 extern void ib_begin(void);
 extern void ib_begin_catalog(const char *activity);
 extern void ib_commit(void);
 extern void ib_rollback(void);
-extern bool ib_path_change_state(IbPath *path, PathState state, const char *error);
 
 /* apply.c */
 extern void ib_path_prepare(IbPath *path);

@@ -7,9 +7,6 @@
  * when it has none, and then drops the slot.  The worker is the only process
  * that decodes, writes state tables and moves frontiers.
  *
- * What it knows of the pipelines is a copy of the catalog, made again when
- * the generation in shared memory moves (hooks.c, functions.c).
- *
  * State and frontier are in one transaction, whose commit is flushed before
  * readers see it (but never waits for a standby): what they have seen stays,
  * and the frontier they saw never goes back.  The slot is confirmed only up to
@@ -46,45 +43,20 @@
 
 #include "decode.h"
 #include "meter.h"
-#include "path.h"
 #include "source.h"
+#include "worker.h"
 
-/* Without a wake-up, look at the WAL this often. */
-#define POLL_USECS (1000 * 1000)
-/* Look again this soon when a lock was in the way. */
-#define RETRY_USECS (100 * 1000)
 /* While no path is due, read when there is this much, or after this long. */
 #define READ_AHEAD_BYTES (1024 * 1024)
 #define READ_AHEAD_USECS (30 * 1000 * 1000)
 /* So often a copy waits for what the sibling held back. */
 #define COPY_TRIES 10
-/* A path without changes stores its frontier when this much WAL passed. */
-#define QUIET_WAL_BYTES (1024 * 1024)
 
 extern PGDLLEXPORT void ib_worker_main(Datum arg);
 
-static DatabaseEntry *me = NULL;
-static List *paths = NIL;
-static uint32 known_generation = 0;
 static XLogRecPtr read_upto = InvalidXLogRecPtr;	/* read ahead so far */
 static int64 read_at = 0;		/* monotonic */
-
-/*
- * Where the WAL ended at an instant: once all of it is decoded, a path without
- * work contains what had committed by then.  Others may write WAL faster than
- * it is flushed, so the end that is waited for stays until it is reached.
- */
-typedef struct Horizon
-{
-	TimestampTz as_of;
-	XLogRecPtr	end;			/* invalid: none */
-} Horizon;
-
-static Horizon awaited;
 static bool look_again = false; /* for statuses that nobody has told */
-
-static void fail_path(IbPath *path, bool fresh_statements, const char *run,
-					  TimestampTz started_at);
 
 /* ----------------------------------------------------------------
  *		Start
@@ -136,225 +108,11 @@ keep_freed_memory(void)
 #endif
 }
 
-static void
-set_worker_state(WorkerState state)
+/* Show what the worker is about. */
+void
+ib_worker_enter(WorkerState state)
 {
-	pg_atomic_write_u32(&me->state, state);
-}
-
-/* ----------------------------------------------------------------
- *		The paths
- * ----------------------------------------------------------------
- */
-
-/* A path whose changes are wanted now. */
-static bool
-collects(const PathRow *row)
-{
-	return !row->paused && row->state != PATH_FAILED &&
-		row->state != PATH_NEEDS_REBUILD;
-}
-
-/* A path that needs the WAL from its frontier on. */
-static bool
-holds_wal(const PathRow *row)
-{
-	return row->has_frontier && row->state != PATH_NEEDS_REBUILD &&
-		row->state != PATH_INITIALIZING && row->state != PATH_BACKFILLING;
-}
-
-static IbPath *
-find_path(int32 id)
-{
-	ListCell   *lc;
-
-	foreach(lc, paths)
-	{
-		if (((IbPath *) lfirst(lc))->row->path == id)
-			return lfirst(lc);
-	}
-	return NULL;
-}
-
-static void
-stop_collecting(IbPath *path)
-{
-	ib_path_forget_statements(path);
-	ib_inputs_destroy(path);
-}
-
-static void
-remove_path(IbPath *path)
-{
-	stop_collecting(path);
-	ib_path_entry_free(path->shared);
-	MemoryContextDelete(path->context);
-	pfree(path->row);
-	pfree(path);
-}
-
-static IbPath *
-add_path(const PathRow *row)
-{
-	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-	IbPath	   *path = palloc0(sizeof(IbPath));
-
-	path->context = AllocSetContextCreate(TopMemoryContext, "incbatch path",
-										  ALLOCSET_SMALL_SIZES);
-	path->row = palloc0(sizeof(PathRow));
-	path->row->state = PATH_NEEDS_REBUILD;
-	path->shared = ib_path_entry_claim(row->path, row->state_table);
-	paths = lappend(paths, path);
-	MemoryContextSwitchTo(old);
-	return path;
-}
-
-/* Keep a copy of a row that the catalog delivered. */
-static void
-copy_row(IbPath *path, const PathRow *row)
-{
-	MemoryContext old;
-	ListCell   *lc;
-
-	MemoryContextReset(path->context);
-	old = MemoryContextSwitchTo(path->context);
-	*path->row = *row;
-	if (row->has_frontier)
-	{
-		path->row->frontier.snapshot = datumCopy(row->frontier.snapshot, false, -1);
-		if (row->frontier.partitions)
-			path->row->frontier.partitions = datumCopy(row->frontier.partitions, false, -1);
-	}
-	path->row->settings = NIL;
-	foreach(lc, row->settings)
-		path->row->settings = lappend(path->row->settings, pstrdup(lfirst(lc)));
-	MemoryContextSwitchTo(old);
-}
-
-/*
- * A path that another worker ran keeps its schedule: what it contains says when
- * its last run began.
- */
-static int64
-last_run(const PathRow *row)
-{
-	int64		age = GetCurrentTimestamp() - row->frontier.as_of;
-
-	return ib_monotonic_usecs() - Max(age, 0);
-}
-
-/* Are other statements needed, or only another reading of the same? */
-static bool
-closes_otherwise(const PathRow *before, const PathRow *now)
-{
-	return before->closes != now->closes || before->event_time != now->event_time ||
-		before->late_policy != now->late_policy;
-}
-
-/* Take over a path's row as the catalog has it now. */
-static void
-update_path(PathRow *row)
-{
-	IbPath	   *path = find_path(row->path);
-	bool		restart;
-
-	if (path == NULL)
-		path = add_path(row);
-
-	/* a rebuild, or a path that comes back, starts from its row */
-	restart = !collects(path->row) || !collects(row) ||
-		(row->state == PATH_INITIALIZING && path->row->state != PATH_INITIALIZING);
-	if (restart)
-	{
-		stop_collecting(path);
-		path->stored_lsn = path->confirmable = row->has_frontier ? row->frontier.lsn : 0;
-		path->stored_commit = 0;
-		path->retry_at = 0;
-		if (row->has_frontier && path->ran_at == 0)
-			path->ran_at = last_run(row);
-		if (row->has_frontier && row->state == PATH_RUNNING)
-			ib_path_publish(path, row->frontier.lsn, row->frontier.lsn, row->frontier.as_of);
-	}
-	if (path->statements != NULL && closes_otherwise(path->row, row))
-		path->statements->stale = true;
-	copy_row(path, row);
-	path->seen = true;
-}
-
-/* Not so: a path that was dropped while no worker ran. */
-static bool
-is_shown_by_a_path(PathEntry *entry)
-{
-	ListCell   *lc;
-
-	foreach(lc, paths)
-	{
-		if (((IbPath *) lfirst(lc))->shared == entry)
-			return true;
-	}
-	return false;
-}
-
-/* Read the catalog.  False: there is no pipeline in this database. */
-static bool
-load_paths(void)
-{
-	List	   *rows = NIL;
-	ListCell   *lc;
-
-	known_generation = pg_atomic_read_u32(&me->generation);
-	look_again = true;
-	foreach(lc, paths)
-		((IbPath *) lfirst(lc))->seen = false;
-
-	ib_begin_catalog("reading pipelines");
-	if (ib_catalog_exists())
-		rows = ib_catalog_paths();
-	if (rows != NIL && ib_decode_is_open() && !ib_catalog_slot_is_at_home())
-		ereport(FATAL,
-				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				errmsg("incbatch was dropped and created again in this database"),
-				errdetail("The worker starts anew, for what it knows is of the pipelines before."));
-	foreach(lc, rows)
-		update_path(lfirst(lc));
-	ib_commit();
-
-	foreach(lc, paths)
-	{
-		IbPath	   *path = lfirst(lc);
-
-		if (!path->seen)
-		{
-			remove_path(path);
-			paths = foreach_delete_current(paths, lc);
-		}
-	}
-	ib_path_entries_free_others(is_shown_by_a_path);
-	return paths != NIL;
-}
-
-/* If somebody else changed the state meanwhile, the catalog is read again. */
-static void
-change_state(IbPath *path, PathState state, const char *error)
-{
-	if (!ib_path_change_state(path, state, error))
-	{
-		known_generation = pg_atomic_read_u32(&me->generation) - 1;
-		return;
-	}
-	if (!collects(path->row))
-		stop_collecting(path);
-	ConditionVariableBroadcast(&path->shared->moved);
-}
-
-static void
-lose_place(IbPath *path, const char *reason)
-{
-	ereport(LOG,
-			errmsg("incbatch pipeline %d needs a rebuild: %s",
-				   path->row->pipeline, reason));
-	change_state(path, PATH_NEEDS_REBUILD,
-				 psprintf("%s; run incbatch.rebuild_pipeline", reason));
+	pg_atomic_write_u32(&ib_worker->state, state);
 }
 
 /* ----------------------------------------------------------------
@@ -377,20 +135,20 @@ attach_slot(void)
 	at_home = ib_catalog_slot_is_at_home();
 	ib_commit();
 
-	foreach(lc, paths)
+	foreach(lc, ib_paths)
 	{
 		IbPath	   *path = lfirst(lc);
 
-		if (!holds_wal(path->row))
+		if (!ib_path_holds_wal(path->row))
 			continue;
 		if (!at_home)
-			lose_place(path, "this database is a copy, whose WAL is not the original's");
+			ib_path_lose_place(path, "this database is a copy, whose WAL is not the original's");
 		else if (!slot.exists)
-			lose_place(path, "the replication slot is gone");
+			ib_path_lose_place(path, "the replication slot is gone");
 		else if (!slot.usable)
-			lose_place(path, "the replication slot no longer has the WAL");
+			ib_path_lose_place(path, "the replication slot no longer has the WAL");
 		else if (slot.confirmed_lsn > path->row->frontier.lsn)
-			lose_place(path, "the replication slot was moved or made anew by someone else");
+			ib_path_lose_place(path, "the replication slot was moved or made anew by someone else");
 	}
 
 	if (!slot.exists || !slot.usable || !at_home)
@@ -398,7 +156,7 @@ attach_slot(void)
 		XLogRecPtr	start;
 
 		ib_slot_drop();
-		set_worker_state(WORKER_CREATING_SLOT);
+		ib_worker_enter(WORKER_CREATING_SLOT);
 		ib_activity(ACTIVITY_CREATING_SLOT, 0, NULL);
 		ib_begin();
 		start = ib_slot_create();
@@ -407,7 +165,7 @@ attach_slot(void)
 		ib_catalog_store_slot(start);
 		ib_commit();
 	}
-	set_worker_state(WORKER_RUNNING);
+	ib_worker_enter(WORKER_RUNNING);
 }
 
 /*
@@ -420,11 +178,11 @@ decode_start(void)
 	XLogRecPtr	start = InvalidXLogRecPtr;
 	ListCell   *lc;
 
-	foreach(lc, paths)
+	foreach(lc, ib_paths)
 	{
 		IbPath	   *path = lfirst(lc);
 
-		if (collects(path->row) && holds_wal(path->row) &&
+		if (ib_path_collects(path->row) && ib_path_holds_wal(path->row) &&
 			(start == InvalidXLogRecPtr || path->stored_lsn < start))
 			start = path->stored_lsn;
 	}
@@ -449,33 +207,9 @@ start_collecting(IbPath *path)
 	}
 	PG_CATCH();
 	{
-		fail_path(path, true, NULL, 0);
+		ib_path_fail(path, true, NULL, 0);
 	}
 	PG_END_TRY();
-}
-
-/*
- * The sibling that a path which is to be filled begins as a copy of: the
- * freshest one that runs.  NULL: it is filled from the source.
- */
-static IbPath *
-sibling_to_copy(const IbPath *path)
-{
-	IbPath	   *best = NULL;
-	ListCell   *lc;
-
-	if (!collects(path->row) || path->row->state == PATH_RUNNING)
-		return NULL;
-	foreach(lc, paths)
-	{
-		IbPath	   *other = lfirst(lc);
-
-		if (other->row->pipeline == path->row->pipeline && other->inputs != NIL &&
-			other->row->state == PATH_RUNNING &&
-			(best == NULL || other->row->trigger_usecs < best->row->trigger_usecs))
-			best = other;
-	}
-	return best;
 }
 
 /*
@@ -489,11 +223,11 @@ collect(void)
 	bool		rewind = !ib_decode_is_open();
 	ListCell   *lc;
 
-	foreach(lc, paths)
+	foreach(lc, ib_paths)
 	{
 		IbPath	   *path = lfirst(lc);
 
-		if (!collects(path->row))
+		if (!ib_path_collects(path->row))
 			continue;
 		if (path->inputs != NIL)
 		{
@@ -502,11 +236,11 @@ collect(void)
 				start_collecting(path);
 			continue;
 		}
-		if (sibling_to_copy(path) == NULL)
+		if (ib_path_sibling_to_copy(path) == NULL)
 			start_collecting(path);
 		if (path->inputs == NIL)
 			continue;
-		if (!rewind && ((holds_wal(path->row) &&
+		if (!rewind && ((ib_path_holds_wal(path->row) &&
 						 path->stored_lsn < ib_decode_position()) ||
 						ib_batches_streaming()))
 			rewind = true;
@@ -517,7 +251,7 @@ collect(void)
 		ib_decode_close();
 		ib_batches_restart();
 		read_upto = InvalidXLogRecPtr;
-		awaited.end = InvalidXLogRecPtr;
+		ib_horizon_forget();
 		ib_begin();
 		ib_decode_open(decode_start());
 		ib_commit();
@@ -534,40 +268,15 @@ reading_is_of_use(void)
 	bool		held = false;
 	ListCell   *lc;
 
-	foreach(lc, paths)
+	foreach(lc, ib_paths)
 	{
 		IbPath	   *path = lfirst(lc);
 
-		if (collects(path->row))
+		if (ib_path_collects(path->row))
 			return true;
-		held |= holds_wal(path->row);
+		held |= ib_path_holds_wal(path->row);
 	}
 	return !held;
-}
-
-/*
- * How often a path runs: less than its trigger interval, if runs are so slow
- * that a consumer would see staler rows than it accepts.
- */
-static int64
-effective_trigger(const IbPath *path)
-{
-	int64		trigger = path->row->trigger_usecs;
-
-	if (path->row->freshness_usecs > 0)
-		trigger = Min(trigger, Max(path->row->freshness_usecs - path->run_time, 0));
-	return trigger;
-}
-
-/* Whether a path may run as soon as it is known what there is for it. */
-static bool
-waits_for_reading(IbPath *path)
-{
-	return collects(path->row) &&
-		(path->row->state != PATH_RUNNING ||
-		 ib_monotonic_usecs() - path->ran_at >= effective_trigger(path) ||
-		 pg_atomic_read_u64(&path->shared->refresh_lsn) >
-		 pg_atomic_read_u64(&path->shared->decoded_lsn));
 }
 
 /*
@@ -585,9 +294,9 @@ worth_reading(XLogRecPtr upto)
 	if (upto - read_upto >= READ_AHEAD_BYTES ||
 		ib_monotonic_usecs() - read_at >= READ_AHEAD_USECS)
 		return true;
-	foreach(lc, paths)
+	foreach(lc, ib_paths)
 	{
-		if (waits_for_reading(lfirst(lc)))
+		if (ib_path_waits_for_reading(lfirst(lc)))
 			return true;
 	}
 	return false;
@@ -607,12 +316,6 @@ read_ahead(XLogRecPtr upto)
 	ib_commit();
 }
 
-static int64
-retained_limit(void)
-{
-	return (int64) ib_max_retained_wal * 1024 * 1024;
-}
-
 /*
  * Confirm what every path has folded in and flushed, and take the place from
  * a path that holds too much WAL.  "seen" is the end of the WAL for which this
@@ -625,20 +328,20 @@ confirm(XLogRecPtr seen)
 	XLogRecPtr	lsn = Min(ib_decode_position(), flushed);
 	ListCell   *lc;
 
-	foreach(lc, paths)
+	foreach(lc, ib_paths)
 	{
 		IbPath	   *path = lfirst(lc);
 
-		if (!holds_wal(path->row))
+		if (!ib_path_holds_wal(path->row))
 			continue;
 		/* what it has stored counts before it is judged */
-		if (path->stored_commit > flushed && path->confirmable + retained_limit() < seen)
+		if (path->stored_commit > flushed && path->confirmable + ib_retained_limit() < seen)
 			flushed = ib_flush_wal();
 		if (path->stored_commit <= flushed)
 			path->confirmable = path->stored_lsn;
-		if (path->confirmable + retained_limit() < seen)
+		if (path->confirmable + ib_retained_limit() < seen)
 		{
-			lose_place(path, psprintf("it held more WAL than incbatch.max_retained_wal (%d MB)",
+			ib_path_lose_place(path, psprintf("it held more WAL than incbatch.max_retained_wal (%d MB)",
 									  ib_max_retained_wal));
 			continue;
 		}
@@ -652,92 +355,6 @@ confirm(XLogRecPtr seen)
  *		Running paths
  * ----------------------------------------------------------------
  */
-
-/* Errors that may be gone at the next try are not the path's own. */
-static bool
-is_transient(int sqlerrcode)
-{
-	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
-	{
-		case ERRCODE_TRANSACTION_ROLLBACK:
-		case ERRCODE_INSUFFICIENT_RESOURCES:
-		case ERRCODE_OPERATOR_INTERVENTION:
-		case ERRCODE_SYSTEM_ERROR:
-			return true;
-		default:
-			return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
-	}
-}
-
-/* A run of this path failed; "run" is the reason for which it ran. */
-static void
-log_failure(IbPath *path, const char *run, TimestampTz started_at, const char *error)
-{
-	ib_begin_catalog("recording a batch that failed");
-	ib_catalog_log_failure(path->row->path, run, started_at, error);
-	ib_commit();
-}
-
-/*
- * Called in the handler of an error of this path: note it in the catalog, so
- * that the path stops and the others go on.  In a new process, but if the path
- * was only being prepared, which leaves nothing behind.  "run" is NULL if it was
- * not running.
- */
-static void
-fail_path(IbPath *path, bool fresh_statements, const char *run,
-		  TimestampTz started_at)
-{
-	ErrorData  *error;
-	bool		stale;
-	bool		own;
-
-	MemoryContextSwitchTo(path->context);
-	ib_backfill_unwatch();
-	if (ib_decode_busy())
-		PG_RE_THROW();
-	error = CopyErrorData();
-	EmitErrorReport();
-	FlushErrorState();
-	AbortOutOfAnyTransaction();
-	MemoryContextSwitchTo(path->context);
-
-	/* names that changed under statements made before: made anew, they may do */
-	stale = !fresh_statements && ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
-		ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION);
-	own = !is_transient(error->sqlerrcode) && !stale;
-	if (own)
-	{
-		char	   *reason = error->message;
-
-		if (error->detail != NULL)
-		{
-			int			length = strlen(error->detail);
-
-			/* more follows, so without its full stop */
-			if (length > 0 && error->detail[length - 1] == '.')
-				length--;
-			reason = psprintf("%s: %.*s", error->message, length, error->detail);
-		}
-
-		if (error->sqlerrcode == ERRCODE_DATA_CORRUPTED ||
-			error->sqlerrcode == ERRCODE_WRONG_OBJECT_TYPE)
-			lose_place(path, reason);
-		else
-			change_state(path, PATH_FAILED,
-						 psprintf("%s (SQLSTATE %s); when the cause is gone, run incbatch.resume_pipeline",
-								  reason, unpack_sql_state(error->sqlerrcode)));
-		if (run != NULL)
-			log_failure(path, run, started_at, error->message);
-		(void) ib_notify_changes(true);
-	}
-	MemoryContextSwitchTo(TopMemoryContext);
-	if (!own || !path->preparing)
-		proc_exit(1);
-	path->preparing = false;
-	stop_collecting(path);
-	set_worker_state(WORKER_RUNNING);
-}
 
 static void
 run_path(IbPath *path, const char *reason, bool store)
@@ -755,22 +372,22 @@ run_path(IbPath *path, const char *reason, bool store)
 			done = ib_path_run(path, reason, store);
 		else
 		{
-			set_worker_state(WORKER_BACKFILLING);
+			ib_worker_enter(WORKER_BACKFILLING);
 			(void) ib_notify_changes(path->row->state == PATH_INITIALIZING);
 			done = ib_path_backfill(path);
-			set_worker_state(WORKER_RUNNING);
+			ib_worker_enter(WORKER_RUNNING);
 		}
 	}
 	PG_CATCH();
 	{
-		fail_path(path, fresh, reason, started_at);
+		ib_path_fail(path, fresh, reason, started_at);
 	}
 	PG_END_TRY();
 
 	if (done && path->statements != NULL)
 		path->statements->proven = true;
 	if (ib_inputs_lost(path))
-		lose_place(path, ib_inputs_lost(path));
+		ib_path_lose_place(path, ib_inputs_lost(path));
 	else if (!done)
 		path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
 	ib_inputs_note_stuck(path);
@@ -798,7 +415,7 @@ copy_path(IbPath *path, IbPath *sibling)
 	if (behind && path->copy_tries++ < COPY_TRIES)
 		return;
 
-	stop_collecting(path);
+	ib_path_stop_collecting(path);
 	ib_activity(ACTIVITY_COPYING, path->row->path, NULL);
 	PG_TRY();
 	{
@@ -806,7 +423,7 @@ copy_path(IbPath *path, IbPath *sibling)
 	}
 	PG_CATCH();
 	{
-		fail_path(path, true, NULL, 0);
+		ib_path_fail(path, true, NULL, 0);
 	}
 	PG_END_TRY();
 	if (!done)
@@ -817,103 +434,24 @@ copy_path(IbPath *path, IbPath *sibling)
 		start_collecting(path);
 }
 
-/*
- * Should a path without changes store its frontier?  When much WAL has passed
- * since it did; or when it keeps the slot from letting go of much, which may be
- * WAL from before that.
- */
-static bool
-holds_much(const IbPath *path)
-{
-	XLogRecPtr	needed;
-
-	return ib_decode_position() - path->stored_lsn > QUIET_WAL_BYTES ||
-		(ib_slot_releasable(&needed) > QUIET_WAL_BYTES && path->stored_lsn < needed &&
-		 needed <= ib_decode_position());
-}
-
-/* Why a path should run now, or NULL; "reached" is the horizon if one was. */
-static const char *
-due(IbPath *path, Horizon reached)
-{
-	int64		now = ib_monotonic_usecs();
-	PathEntry  *shared = path->shared;
-	int64		trigger = effective_trigger(path);
-	int64		held = ib_decode_position() - path->stored_lsn;
-	bool		has_work = ib_inputs_have_work(path);
-	bool		caught_up = reached.end != InvalidXLogRecPtr;
-
-	if (now < path->retry_at)
-		return NULL;
-	if (sibling_to_copy(path) != NULL)
-		return "copy";
-	if (path->inputs == NIL)
-		return NULL;
-	if (path->row->state != PATH_RUNNING)
-		return "backfill";
-	if (ib_inputs_in_doubt(path))
-		return "lost";
-	/* the decoder went back for another path and is not yet here again */
-	if (!has_work &&
-		ib_decode_position() < ib_inputs_source(path)->frontier.decoded_lsn)
-		return NULL;
-	if (pg_atomic_read_u64(&shared->refresh_lsn) > pg_atomic_read_u64(&shared->decoded_lsn))
-		return "refresh";
-	if (ib_inputs_full(path))
-		return "full";
-	if (held > retained_limit() / 2)
-		return has_work ? "full" : "quiet";
-	has_work |= ib_partitions_changed(ib_inputs_source(path));
-	if (!has_work && caught_up)
-		ib_path_publish(path, ib_decode_position(), ib_decode_position(), reached.as_of);
-	if (now - path->ran_at < trigger)
-		return NULL;
-	if (has_work)
-		return "trigger";
-	if (caught_up)
-		return holds_much(path) ? "quiet" : NULL;
-	if (now - path->ran_at < POLL_USECS)
-		return NULL;
-	return holds_much(path) ? "quiet" : "trigger";
-}
-
-/* The latest horizon that decoding has reached; its end is invalid if none. */
-static Horizon
-horizon_reached(Horizon now)
-{
-	Horizon		none = {0};
-	Horizon		reached = none;
-	XLogRecPtr	position = ib_decode_position();
-
-	if (position >= now.end)
-		reached = now;
-	else if (awaited.end != InvalidXLogRecPtr && position >= awaited.end)
-		reached = awaited;
-	if (reached.end != InvalidXLogRecPtr)
-		awaited = none;
-	if (position < now.end && awaited.end == InvalidXLogRecPtr)
-		awaited = now;
-	return reached;
-}
-
 static void
 run_due_paths(Horizon now)
 {
-	Horizon		reached = horizon_reached(now);
+	Horizon		reached = ib_horizon_reached(now);
 	ListCell   *lc;
 
-	foreach(lc, paths)
+	foreach(lc, ib_paths)
 	{
 		IbPath	   *path = lfirst(lc);
-		const char *reason = due(path, reached);
+		const char *reason = ib_path_due(path, reached);
 
 		CHECK_FOR_INTERRUPTS();
 		/* what was altered before a refresh was asked for is known first */
 		pg_read_barrier();
-		if (pg_atomic_read_u32(&me->generation) != known_generation)
+		if (!ib_paths_are_current())
 			return;
 		if (reason != NULL && strcmp(reason, "copy") == 0)
-			copy_path(path, sibling_to_copy(path));
+			copy_path(path, ib_path_sibling_to_copy(path));
 		else if (reason != NULL)
 			run_path(path, reason, strcmp(reason, "refresh") == 0 ||
 					 strcmp(reason, "quiet") == 0);
@@ -922,51 +460,17 @@ run_due_paths(Horizon now)
 	}
 }
 
-/* Microseconds until something may be due without a wake-up. */
-static int64
-next_due(bool *wake_on_commit)
-{
-	int64		now = ib_monotonic_usecs();
-	int64		wait = POLL_USECS;
-	ListCell   *lc;
-
-	*wake_on_commit = false;
-	foreach(lc, paths)
-	{
-		IbPath	   *path = lfirst(lc);
-		int64		trigger = effective_trigger(path);
-
-		if (!collects(path->row))
-			continue;
-		if (path->retry_at > now)
-			wait = Min(wait, path->retry_at - now);
-		if (trigger == 0)
-		{
-			*wake_on_commit = true;
-			wait = Min(wait, POLL_USECS / 2);
-		}
-		else if (path->ran_at + trigger > now)
-			wait = Min(wait, path->ran_at + trigger - now);
-		else
-			wait = Min(wait, trigger);
-		if (path->row->state == PATH_RUNNING)
-			pg_atomic_write_u64(&path->shared->next_run, trigger == 0 ? 0 :
-								Max(path->ran_at + trigger, now));
-	}
-	return wait;
-}
-
 /* What is waited for: something to do, or for a path to get its locks. */
 static void
 show_waiting(void)
 {
 	ListCell   *lc;
 
-	foreach(lc, paths)
+	foreach(lc, ib_paths)
 	{
 		IbPath	   *path = lfirst(lc);
 
-		if (collects(path->row) && pg_atomic_read_u32(&path->shared->locked) != InvalidOid)
+		if (ib_path_collects(path->row) && pg_atomic_read_u32(&path->shared->locked) != InvalidOid)
 		{
 			ib_activity(ACTIVITY_RETRYING, path->row->path, NULL);
 			return;
@@ -982,9 +486,9 @@ notify_changes(void)
 	bool		look = look_again;
 	ListCell   *lc;
 
-	if (pg_atomic_read_u32(&me->generation) != known_generation)
+	if (!ib_paths_are_current())
 		return;
-	foreach(lc, paths)
+	foreach(lc, ib_paths)
 		look |= !ib_notify_is_told(lfirst(lc));
 	if (look && ib_notify_changes(false))
 		look_again = false;
@@ -995,26 +499,26 @@ static bool
 wait_for_work(XLogRecPtr seen)
 {
 	bool		wake_on_commit;
-	int64		wait = next_due(&wake_on_commit);
+	int64		wait = ib_next_due(&wake_on_commit);
 	int			events;
 
 	confirm(seen);
 	notify_changes();
-	ib_meter_end_round(me);
+	ib_meter_end_round(ib_worker);
 	pgstat_report_stat(false);
 	show_waiting();
 
-	pg_atomic_write_u32(&me->wake_on_commit, wake_on_commit);
+	pg_atomic_write_u32(&ib_worker->wake_on_commit, wake_on_commit);
 	if (wake_on_commit && GetFlushRecPtr(NULL) > read_upto && !ib_batches_full())
 		wait = 0;
-	else if (awaited.end != InvalidXLogRecPtr && reading_is_of_use())
+	else if (ib_horizon_is_awaited() && reading_is_of_use())
 		wait = Min(wait, RETRY_USECS);
 	/* full batches kept this round from reading on, and have made room */
 	if (worth_reading(seen))
 		wait = 0;
 	events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 					   (wait + 999) / 1000, ib_wait_event(WAIT_FOR_WORK));
-	pg_atomic_write_u32(&me->wake_on_commit, 0);
+	pg_atomic_write_u32(&ib_worker->wake_on_commit, 0);
 	ResetLatch(MyLatch);
 	return (events & WL_LATCH_SET) != 0;
 }
@@ -1023,38 +527,6 @@ wait_for_work(XLogRecPtr seen)
  *		The process
  * ----------------------------------------------------------------
  */
-
-/* A name in a path's statements may stand for something else now. */
-static void
-note_relation_change(Datum arg, Oid relid)
-{
-	ListCell   *lc;
-
-	if (ib_decode_flipping())
-		return;
-	foreach(lc, paths)
-	{
-		IbPath	   *path = lfirst(lc);
-		PathStatements *statements = path->statements;
-
-		if (statements == NULL || relid == InvalidOid ||
-			list_member_oid(statements->source_relations, relid))
-		{
-			if (path->inputs != NIL)
-				ib_batch_note_partitions(ib_inputs_source(path));
-		}
-		else if (!list_member_oid(statements->relations, relid))
-			continue;
-		if (statements != NULL)
-			statements->stale = true;
-	}
-}
-
-static void
-note_name_change(Datum arg, int cacheid, uint32 hashvalue)
-{
-	note_relation_change(arg, InvalidOid);
-}
 
 /* No pipeline is left: drop the slot and go, unless one was made meanwhile. */
 static bool
@@ -1065,9 +537,9 @@ retire(void)
 	ib_decode_close();
 	ib_slot_drop();
 	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
-	if (pg_atomic_read_u32(&me->generation) == known_generation)
+	if (ib_paths_are_current())
 	{
-		me->wanted = false;
+		ib_worker->wanted = false;
 		gone = true;
 	}
 	LWLockRelease(ib_shared->lock);
@@ -1079,6 +551,7 @@ work(void)
 {
 	bool		woken = false;
 
+	look_again = true;
 	for (;;)
 	{
 		Horizon		now = {.as_of = GetCurrentTimestamp(),.end = ib_wal_end()};
@@ -1090,8 +563,12 @@ work(void)
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 		}
-		if (pg_atomic_read_u32(&me->generation) != known_generation && !load_paths())
-			return;
+		if (!ib_paths_are_current())
+		{
+			if (!ib_paths_load())
+				return;
+			look_again = true;
+		}
 		collect();
 
 		/* a commit that did not wait for its flush woke us: flush it now */
@@ -1112,26 +589,22 @@ ib_worker_main(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
-	me = ib_database_attach(database);
-	if (me == NULL)
+	ib_worker = ib_database_attach(database);
+	if (ib_worker == NULL)
 		proc_exit(0);
-	ib_activity_init(me);
+	ib_activity_init(ib_worker);
 	ib_activity(ACTIVITY_CATALOG, 0, "connecting");
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	fix_settings();
 	keep_freed_memory();
 	ib_slot_init_worker();
 	ib_backfill_init();
-	CacheRegisterRelcacheCallback(note_relation_change, (Datum) 0);
-	CacheRegisterSyscacheCallback(NAMESPACEOID, note_name_change, (Datum) 0);
-	CacheRegisterSyscacheCallback(PROCOID, note_name_change, (Datum) 0);
-	CacheRegisterSyscacheCallback(TYPEOID, note_name_change, (Datum) 0);
-	CacheRegisterSyscacheCallback(ENUMOID, note_name_change, (Datum) 0);
+	ib_paths_init();
 	MemoryContextSwitchTo(TopMemoryContext);
 
 	do
 	{
-		if (load_paths())
+		if (ib_paths_load())
 		{
 			attach_slot();
 			work();

@@ -1,0 +1,433 @@
+/*
+ * paths.c
+ *	  The paths of this worker's database: what the worker knows of them, and
+ *	  the states that it lets them enter.
+ *
+ * It is a copy of the catalog, made again when the generation in shared memory
+ * moves (hooks.c, functions.c).  It lives in TopMemoryContext; a path's row and
+ * what it points to in the path's own context, reset at each reading.
+ *
+ * Not here: when a path runs (schedule.c), how the worker runs it (worker.c).
+ */
+#include "incbatch.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/ipc.h"
+#include "utils/datum.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "decode.h"
+#include "worker.h"
+
+DatabaseEntry *ib_worker = NULL;
+List	   *ib_paths = NIL;
+static uint32 known_generation = 0;
+
+/* ----------------------------------------------------------------
+ *		What the catalog says
+ * ----------------------------------------------------------------
+ */
+
+/* A path whose changes are wanted now. */
+bool
+ib_path_collects(const PathRow *row)
+{
+	return !row->paused && row->state != PATH_FAILED &&
+		row->state != PATH_NEEDS_REBUILD;
+}
+
+/* A path that needs the WAL from its frontier on. */
+bool
+ib_path_holds_wal(const PathRow *row)
+{
+	return row->has_frontier && row->state != PATH_NEEDS_REBUILD &&
+		row->state != PATH_INITIALIZING && row->state != PATH_BACKFILLING;
+}
+
+static IbPath *
+find_path(int32 id)
+{
+	ListCell   *lc;
+
+	foreach(lc, ib_paths)
+	{
+		if (((IbPath *) lfirst(lc))->row->path == id)
+			return lfirst(lc);
+	}
+	return NULL;
+}
+
+void
+ib_path_stop_collecting(IbPath *path)
+{
+	ib_path_forget_statements(path);
+	ib_inputs_destroy(path);
+}
+
+static void
+remove_path(IbPath *path)
+{
+	ib_path_stop_collecting(path);
+	ib_path_entry_free(path->shared);
+	MemoryContextDelete(path->context);
+	pfree(path->row);
+	pfree(path);
+}
+
+static IbPath *
+add_path(const PathRow *row)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	IbPath	   *path = palloc0(sizeof(IbPath));
+
+	path->context = AllocSetContextCreate(TopMemoryContext, "incbatch path",
+										  ALLOCSET_SMALL_SIZES);
+	path->row = palloc0(sizeof(PathRow));
+	path->row->state = PATH_NEEDS_REBUILD;
+	path->shared = ib_path_entry_claim(row->path, row->state_table);
+	ib_paths = lappend(ib_paths, path);
+	MemoryContextSwitchTo(old);
+	return path;
+}
+
+/* Keep a copy of a row that the catalog delivered. */
+static void
+copy_row(IbPath *path, const PathRow *row)
+{
+	MemoryContext old;
+	ListCell   *lc;
+
+	MemoryContextReset(path->context);
+	old = MemoryContextSwitchTo(path->context);
+	*path->row = *row;
+	if (row->has_frontier)
+	{
+		path->row->frontier.snapshot = datumCopy(row->frontier.snapshot, false, -1);
+		if (row->frontier.partitions)
+			path->row->frontier.partitions = datumCopy(row->frontier.partitions, false, -1);
+	}
+	path->row->settings = NIL;
+	foreach(lc, row->settings)
+		path->row->settings = lappend(path->row->settings, pstrdup(lfirst(lc)));
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * A path that another worker ran keeps its schedule: what it contains says when
+ * its last run began.
+ */
+static int64
+last_run(const PathRow *row)
+{
+	int64		age = GetCurrentTimestamp() - row->frontier.as_of;
+
+	return ib_monotonic_usecs() - Max(age, 0);
+}
+
+/* Are other statements needed, or only another reading of the same? */
+static bool
+closes_otherwise(const PathRow *before, const PathRow *now)
+{
+	return before->closes != now->closes || before->event_time != now->event_time ||
+		before->late_policy != now->late_policy;
+}
+
+/* Take over a path's row as the catalog has it now. */
+static void
+update_path(PathRow *row)
+{
+	IbPath	   *path = find_path(row->path);
+	bool		restart;
+
+	if (path == NULL)
+		path = add_path(row);
+
+	/* a rebuild, or a path that comes back, starts from its row */
+	restart = !ib_path_collects(path->row) || !ib_path_collects(row) ||
+		(row->state == PATH_INITIALIZING && path->row->state != PATH_INITIALIZING);
+	if (restart)
+	{
+		ib_path_stop_collecting(path);
+		path->stored_lsn = path->confirmable = row->has_frontier ? row->frontier.lsn : 0;
+		path->stored_commit = 0;
+		path->retry_at = 0;
+		if (row->has_frontier && path->ran_at == 0)
+			path->ran_at = last_run(row);
+		if (row->has_frontier && row->state == PATH_RUNNING)
+			ib_path_publish(path, row->frontier.lsn, row->frontier.lsn, row->frontier.as_of);
+	}
+	if (path->statements != NULL && closes_otherwise(path->row, row))
+		path->statements->stale = true;
+	copy_row(path, row);
+	path->seen = true;
+}
+
+/* Not so: a path that was dropped while no worker ran. */
+static bool
+is_shown_by_a_path(PathEntry *entry)
+{
+	ListCell   *lc;
+
+	foreach(lc, ib_paths)
+	{
+		if (((IbPath *) lfirst(lc))->shared == entry)
+			return true;
+	}
+	return false;
+}
+
+/* Read the catalog.  False: there is no pipeline in this database. */
+bool
+ib_paths_load(void)
+{
+	List	   *rows = NIL;
+	ListCell   *lc;
+
+	known_generation = pg_atomic_read_u32(&ib_worker->generation);
+	foreach(lc, ib_paths)
+		((IbPath *) lfirst(lc))->seen = false;
+
+	ib_begin_catalog("reading pipelines");
+	if (ib_catalog_exists())
+		rows = ib_catalog_paths();
+	if (rows != NIL && ib_decode_is_open() && !ib_catalog_slot_is_at_home())
+		ereport(FATAL,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("incbatch was dropped and created again in this database"),
+				errdetail("The worker starts anew, for what it knows is of the pipelines before."));
+	foreach(lc, rows)
+		update_path(lfirst(lc));
+	ib_commit();
+
+	foreach(lc, ib_paths)
+	{
+		IbPath	   *path = lfirst(lc);
+
+		if (!path->seen)
+		{
+			remove_path(path);
+			ib_paths = foreach_delete_current(ib_paths, lc);
+		}
+	}
+	ib_path_entries_free_others(is_shown_by_a_path);
+	return ib_paths != NIL;
+}
+
+/* Does what is known stand for what the catalog says now? */
+bool
+ib_paths_are_current(void)
+{
+	return pg_atomic_read_u32(&ib_worker->generation) == known_generation;
+}
+
+/*
+ * The sibling that a path which is to be filled begins as a copy of: the
+ * freshest one that runs.  NULL: it is filled from the source.
+ */
+IbPath *
+ib_path_sibling_to_copy(const IbPath *path)
+{
+	IbPath	   *best = NULL;
+	ListCell   *lc;
+
+	if (!ib_path_collects(path->row) || path->row->state == PATH_RUNNING)
+		return NULL;
+	foreach(lc, ib_paths)
+	{
+		IbPath	   *other = lfirst(lc);
+
+		if (other->row->pipeline == path->row->pipeline && other->inputs != NIL &&
+			other->row->state == PATH_RUNNING &&
+			(best == NULL || other->row->trigger_usecs < best->row->trigger_usecs))
+			best = other;
+	}
+	return best;
+}
+
+/* ----------------------------------------------------------------
+ *		States
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Let a path enter a state.  If somebody else changed it meanwhile, the catalog
+ * is read again.
+ */
+static void
+change_state(IbPath *path, PathState state, const char *error)
+{
+	/* what could not be filled must not go on from the rows of before */
+	bool		forget = state == PATH_FAILED && path->row->state != PATH_RUNNING;
+	bool		changed;
+
+	ib_begin();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	changed = ib_catalog_change_state(path->row->path, path->row->state, state, error);
+	if (changed && forget)
+		ib_catalog_forget_frontier(path->row->path);
+	ib_commit();
+	if (!changed)
+	{
+		known_generation = pg_atomic_read_u32(&ib_worker->generation) - 1;
+		return;
+	}
+	path->row->state = state;
+	path->row->has_frontier = path->row->has_frontier && !forget;
+	if (!ib_path_collects(path->row))
+		ib_path_stop_collecting(path);
+	ConditionVariableBroadcast(&path->shared->moved);
+}
+
+void
+ib_path_lose_place(IbPath *path, const char *reason)
+{
+	ereport(LOG,
+			errmsg("incbatch pipeline %d needs a rebuild: %s",
+				   path->row->pipeline, reason));
+	change_state(path, PATH_NEEDS_REBUILD,
+				 psprintf("%s; run incbatch.rebuild_pipeline", reason));
+}
+
+/* ----------------------------------------------------------------
+ *		Errors
+ * ----------------------------------------------------------------
+ */
+
+/* Errors that may be gone at the next try are not the path's own. */
+static bool
+is_transient(int sqlerrcode)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_SYSTEM_ERROR:
+			return true;
+		default:
+			return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+	}
+}
+
+/* A run of this path failed; "run" is the reason for which it ran. */
+static void
+log_failure(IbPath *path, const char *run, TimestampTz started_at, const char *error)
+{
+	ib_begin_catalog("recording a batch that failed");
+	ib_catalog_log_failure(path->row->path, run, started_at, error);
+	ib_commit();
+}
+
+/*
+ * Called in the handler of an error of this path: note it in the catalog, so
+ * that the path stops and the others go on.  In a new process, but if the path
+ * was only being prepared, which leaves nothing behind.  "run" is NULL if it was
+ * not running.
+ */
+void
+ib_path_fail(IbPath *path, bool fresh_statements, const char *run,
+			 TimestampTz started_at)
+{
+	ErrorData  *error;
+	bool		stale;
+	bool		own;
+
+	MemoryContextSwitchTo(path->context);
+	ib_backfill_unwatch();
+	if (ib_decode_busy())
+		PG_RE_THROW();
+	error = CopyErrorData();
+	EmitErrorReport();
+	FlushErrorState();
+	AbortOutOfAnyTransaction();
+	MemoryContextSwitchTo(path->context);
+
+	/* names that changed under statements made before: made anew, they may do */
+	stale = !fresh_statements && ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
+		ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION);
+	own = !is_transient(error->sqlerrcode) && !stale;
+	if (own)
+	{
+		char	   *reason = error->message;
+
+		if (error->detail != NULL)
+		{
+			int			length = strlen(error->detail);
+
+			/* more follows, so without its full stop */
+			if (length > 0 && error->detail[length - 1] == '.')
+				length--;
+			reason = psprintf("%s: %.*s", error->message, length, error->detail);
+		}
+
+		if (error->sqlerrcode == ERRCODE_DATA_CORRUPTED ||
+			error->sqlerrcode == ERRCODE_WRONG_OBJECT_TYPE)
+			ib_path_lose_place(path, reason);
+		else
+			change_state(path, PATH_FAILED,
+						 psprintf("%s (SQLSTATE %s); when the cause is gone, run incbatch.resume_pipeline",
+								  reason, unpack_sql_state(error->sqlerrcode)));
+		if (run != NULL)
+			log_failure(path, run, started_at, error->message);
+		(void) ib_notify_changes(true);
+	}
+	MemoryContextSwitchTo(TopMemoryContext);
+	if (!own || !path->preparing)
+		proc_exit(1);
+	path->preparing = false;
+	ib_path_stop_collecting(path);
+	ib_worker_enter(WORKER_RUNNING);
+}
+
+/* ----------------------------------------------------------------
+ *		Names
+ * ----------------------------------------------------------------
+ */
+
+/* A name in a path's statements may stand for something else now. */
+static void
+note_relation_change(Datum arg, Oid relid)
+{
+	ListCell   *lc;
+
+	if (ib_decode_flipping())
+		return;
+	foreach(lc, ib_paths)
+	{
+		IbPath	   *path = lfirst(lc);
+		PathStatements *statements = path->statements;
+
+		if (statements == NULL || relid == InvalidOid ||
+			list_member_oid(statements->source_relations, relid))
+		{
+			if (path->inputs != NIL)
+				ib_batch_note_partitions(ib_inputs_source(path));
+		}
+		else if (!list_member_oid(statements->relations, relid))
+			continue;
+		if (statements != NULL)
+			statements->stale = true;
+	}
+}
+
+static void
+note_name_change(Datum arg, int cacheid, uint32 hashvalue)
+{
+	note_relation_change(arg, InvalidOid);
+}
+
+/* Learn of what names in statements stand for. */
+void
+ib_paths_init(void)
+{
+	CacheRegisterRelcacheCallback(note_relation_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, note_name_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(PROCOID, note_name_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(TYPEOID, note_name_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(ENUMOID, note_name_change, (Datum) 0);
+}
