@@ -217,6 +217,10 @@ TRUNCATE t;
 SELECT incbatch.create_pipeline('q', 'SELECT g % 10 AS g, count(*), max(v) FROM t GROUP BY 1', trigger_interval => '1 day');
 CALL incbatch.refresh_pipeline('p');
 CALL incbatch.refresh_pipeline('q');
+-- a line is written at the end of the worker's round: it ends before a second
+-- refresh of the same path
+CALL incbatch.refresh_pipeline('p');
+CALL incbatch.refresh_pipeline('q');
 DELETE FROM incbatch.batch;
 CREATE TABLE w0 AS SELECT * FROM incbatch.workers WHERE database = current_database();
 CREATE FUNCTION cpu_of(pid int) RETURNS float8 LANGUAGE sql VOLATILE
