@@ -192,7 +192,7 @@ COMMENT ON COLUMN incbatch.frontier.decoded_lsn IS 'Up to here, every commit tha
 COMMENT ON COLUMN incbatch.frontier.snapshot IS 'The snapshot of the last run.';
 COMMENT ON COLUMN incbatch.frontier.aligned IS 'Whether the aggregate equals the query under the snapshot.';
 COMMENT ON COLUMN incbatch.frontier.as_of IS 'Everything committed before this instant is included.';
-COMMENT ON COLUMN incbatch.frontier.meaning IS 'A hash of the functions that the query calls, and of the labels of enums that it turns into text.';
+COMMENT ON COLUMN incbatch.frontier.meaning IS 'A hash of the query, of the functions that it calls, and of the labels of enums that it turns into text.';
 COMMENT ON COLUMN incbatch.frontier.partitions IS 'Of a partitioned source: its partitions as the snapshot sees them, each an OID and the transaction that made it a partition, in one number.';
 
 COMMENT ON TABLE incbatch.path_watermark IS 'What each path whose windows close has seen of event time. Written in the same transaction as the state table. Times are as the event time column has them, those with time zone in UTC; -infinity: none yet.';
@@ -448,7 +448,7 @@ COMMENT ON EVENT TRIGGER incbatch_on_drop IS 'Drops a pipeline as a whole when o
 CREATE FUNCTION incbatch.on_rewrite() RETURNS event_trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'ib_on_rewrite';
 COMMENT ON FUNCTION incbatch.on_rewrite() IS
-'Event trigger: a pipeline whose source, or tracked lookup, is set UNLOGGED, or LOGGED again, needs a rebuild, for rows written in between are in no WAL.';
+'Event trigger: a pipeline whose source, or tracked lookup, is set UNLOGGED, or LOGGED again, needs a rebuild, for rows written in between are in no WAL. SET UNLOGGED of a state table is refused.';
 
 CREATE EVENT TRIGGER incbatch_on_rewrite ON table_rewrite EXECUTE FUNCTION incbatch.on_rewrite();
 ALTER EVENT TRIGGER incbatch_on_rewrite ENABLE ALWAYS;
