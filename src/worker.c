@@ -408,10 +408,12 @@ copy_path(IbPath *path, IbPath *sibling)
 	path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
 	if (!ib_path_can_copy(path, sibling))
 		return;
-	run_path(sibling, "copy", true);
+	if (!MUTANT(COPY_WITHOUT_RUN))
+		run_path(sibling, "copy", true);
 	if (sibling->inputs == NIL || sibling->retry_at > ib_monotonic_usecs())
 		return;
-	behind = sibling->stored_lsn < ib_decode_position() || ib_batches_streaming();
+	behind = !MUTANT(COPY_HELD_BACK) &&
+		(sibling->stored_lsn < ib_decode_position() || ib_batches_streaming());
 	if (behind && path->copy_tries++ < COPY_TRIES)
 		return;
 
