@@ -38,6 +38,7 @@ extern bool ib_path_collects(const PathRow *row);
 extern bool ib_path_holds_wal(const PathRow *row);
 extern void ib_path_stop_collecting(IbPath *path);
 extern IbPath *ib_path_sibling_to_copy(const IbPath *path);
+extern void ib_path_got_locks(IbPath *path);
 extern void ib_path_lose_place(IbPath *path, const char *reason);
 extern void ib_path_fail(IbPath *path, bool fresh_statements, const char *run,
 						 TimestampTz started_at);
