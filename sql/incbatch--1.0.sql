@@ -653,12 +653,14 @@ SELECT consumer, pipeline, tier, freshness, trigger_interval, as_of, staleness,
             WHEN worker = 'stopped' THEN 'the worker does not respond'
             WHEN locked IS NOT NULL
             THEN pg_catalog.format('%s is locked%s', locked::regclass,
-                     (SELECT ' by process ' || pg_catalog.string_agg(DISTINCT l.pid::text, ', ')
+                     (SELECT ' by process ' || coalesce(pg_catalog.string_agg(DISTINCT l.pid::text, ', ')
+                                                            FILTER (WHERE l.mode NOT IN ('RowShareLock', 'RowExclusiveLock')),
+                                                        pg_catalog.string_agg(DISTINCT l.pid::text, ', '))
                       FROM pg_catalog.pg_locks l
                       WHERE l.relation = locked AND l.granted AND l.locktype = 'relation'
                         AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
                                           WHERE d.datname = pg_catalog.current_database())
-                        AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock')))
+                        AND l.mode <> 'AccessShareLock' AND l.pid NOT IN (SELECT w.pid FROM incbatch.worker_status() w)))
             WHEN worker = 'blocked' THEN 'the worker waits for a lock, ' || worker_activity
             WHEN worker = 'starting' THEN 'the worker starts'
             ELSE 'the worker is ' || worker_activity END AS reason,

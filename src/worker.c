@@ -72,6 +72,7 @@ static void
 fix_settings(void)
 {
 	static const char *const settings[][2] = {
+		{"role", "none"},
 		{"application_name", "incbatch worker"},
 		{"search_path", "pg_catalog, pg_temp"},
 		{"default_transaction_isolation", "repeatable read"},
@@ -89,6 +90,15 @@ fix_settings(void)
 		{"jit", "off"},
 		{"max_parallel_workers_per_gather", "0"},
 		{"client_min_messages", "warning"},
+		{"exit_on_error", "off"},
+		/* a query's constants become text, and are read again as they are */
+		{"DateStyle", "ISO"},
+		{"IntervalStyle", "postgres"},
+		{"extra_float_digits", "1"},
+		{"xmloption", "content"},
+		{"standard_conforming_strings", "on"},
+		{"array_nulls", "on"},
+		{"transform_null_equals", "off"},
 	};
 
 	for (int i = 0; i < lengthof(settings); i++)
@@ -258,10 +268,14 @@ decode_start(void)
 static void
 start_collecting(IbPath *path)
 {
+	if (path->lock_tries > 0 && ib_monotonic_usecs() < path->retry_at)
+		return;
 	PG_TRY();
 	{
 		ib_activity(ACTIVITY_PREPARING, path->row->path, NULL);
 		ib_begin();
+		ib_limit_lock_waits();
+		path->writes = path->row->definition;
 		PushActiveSnapshot(GetTransactionSnapshot());
 		if (ib_lock_sources(path, true))
 			ib_path_prepare(path);
@@ -507,8 +521,10 @@ run_path(IbPath *path, const char *reason, bool store)
 		path->statements->proven = true;
 	if (ib_inputs_lost(path))
 		ib_path_lose_place(path, ib_inputs_lost(path));
-	else if (!done)
-		path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
+	else if (done)
+		ib_path_got_locks(path);
+	else
+		path->retry_at = Max(path->retry_at, ib_monotonic_usecs() + RETRY_USECS);
 	ib_inputs_note_stuck(path);
 }
 
@@ -549,6 +565,7 @@ copy_path(IbPath *path, IbPath *sibling)
 	PG_END_TRY();
 	if (!done)
 		return;
+	ib_path_got_locks(path);
 	path->retry_at = 0;
 	path->copy_tries = 0;
 	if (!behind)
