@@ -60,6 +60,11 @@ enum IbMutant
 
 	/* as whom */
 	MUTANT_OWNER = 36,			/* owner: the query runs as a superuser */
+
+	/* exactly once */
+	MUTANT_ROW_LSN = 37,		/* 155_transactions: a transaction is where its first row is */
+	MUTANT_UNFLUSHED = 38,		/* 020_crash: the slot is confirmed for what may be lost */
+	MUTANT_OWN_WRITES = 39,		/* 155_transactions: the worker decodes what it writes */
 };
 
 #ifdef INCBATCH_MUTANT
