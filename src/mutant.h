@@ -60,6 +60,10 @@ enum IbMutant
 
 	/* as whom */
 	MUTANT_OWNER = 36,			/* owner: the query runs as a superuser */
+
+	/* rows that make the query fail */
+	MUTANT_DIVERT_CANCEL = 37,	/* failed_rows: the deletion of a row that is left out counts */
+	MUTANT_DIVERT_SOURCE = 38,	/* failed_rows: groups that are evaluated again have it */
 };
 
 #ifdef INCBATCH_MUTANT
