@@ -435,6 +435,32 @@ ib_catalog_store_frontier(int32 path, const Frontier *frontier, bool new_partiti
 	SPI_finish();
 }
 
+/*
+ * Let a path that needs a rebuild be rebuilt, and say when that may be the next
+ * time: the sooner the rarer it is.  False: it does not need one any more.
+ */
+bool
+ib_catalog_begin_rebuild(int32 path)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(path)};
+	bool		begun;
+
+	ib_catalog_see_latest();
+	SPI_connect();
+	ib_spi("UPDATE incbatch.path SET state = 'initializing', last_error = NULL,"
+		   " state_since = pg_catalog.clock_timestamp(), rebuilt_at = pg_catalog.clock_timestamp(),"
+		   " rebuild_delay = CASE WHEN rebuilt_at OPERATOR(pg_catalog.+) rebuild_delay OPERATOR(pg_catalog.+)"
+		   " '1 hour'::pg_catalog.interval OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()"
+		   " THEN least(rebuild_delay OPERATOR(pg_catalog.*) 2, '1 hour'::pg_catalog.interval)"
+		   " ELSE '1 minute'::pg_catalog.interval END"
+		   " WHERE id OPERATOR(pg_catalog.=) $1 AND state OPERATOR(pg_catalog.=) 'needs_rebuild'",
+		   SPI_OK_UPDATE, 1, types, values, NULL);
+	begun = SPI_processed == 1;
+	SPI_finish();
+	return begun;
+}
+
 void
 ib_catalog_forget_frontier(int32 path)
 {

@@ -64,6 +64,7 @@ enum IbMutant
 	/* rows that make the query fail */
 	MUTANT_DIVERT_CANCEL = 37,	/* failed_rows: the deletion of a row that is left out counts */
 	MUTANT_DIVERT_SOURCE = 38,	/* failed_rows: groups that are evaluated again have it */
+	MUTANT_DEATHS = 39,			/* 160_poison: nobody knows what the worker died of */
 };
 
 #ifdef INCBATCH_MUTANT

@@ -41,6 +41,7 @@
 #include "utils/syscache.h"
 #include "utils/wait_event.h"
 
+#include "deaths.h"
 #include "decode.h"
 #include "meter.h"
 #include "source.h"
@@ -199,11 +200,13 @@ start_collecting(IbPath *path)
 	PG_TRY();
 	{
 		ib_activity(ACTIVITY_PREPARING, path->row->path, NULL);
+		ib_deaths_enter(path->row->path);
 		ib_begin();
 		PushActiveSnapshot(GetTransactionSnapshot());
 		if (ib_lock_sources(path, true))
 			ib_path_prepare(path);
 		ib_commit();
+		ib_deaths_leave();
 	}
 	PG_CATCH();
 	{
@@ -366,6 +369,7 @@ run_path(IbPath *path, const char *reason, bool store)
 
 	ib_activity(path->row->state == PATH_RUNNING ? ACTIVITY_FOLDING : ACTIVITY_BACKFILLING,
 				path->row->path, NULL);
+	ib_deaths_enter(path->row->path);
 	PG_TRY();
 	{
 		if (path->row->state == PATH_RUNNING)
@@ -384,6 +388,9 @@ run_path(IbPath *path, const char *reason, bool store)
 	}
 	PG_END_TRY();
 
+	ib_deaths_leave();
+	if (done)
+		ib_path_survived(path);
 	if (done && path->statements != NULL)
 		path->statements->proven = true;
 	if (ib_inputs_lost(path))
@@ -419,7 +426,9 @@ copy_path(IbPath *path, IbPath *sibling)
 	ib_activity(ACTIVITY_COPYING, path->row->path, NULL);
 	PG_TRY();
 	{
+		ib_deaths_enter(path->row->path);
 		done = ib_path_copy(path, sibling);
+		ib_deaths_leave();
 	}
 	PG_CATCH();
 	{
@@ -569,6 +578,7 @@ work(void)
 				return;
 			look_again = true;
 		}
+		ib_paths_rebuild_lost();
 		collect();
 
 		/* a commit that did not wait for its flush woke us: flush it now */
@@ -600,15 +610,18 @@ ib_worker_main(Datum arg)
 	ib_slot_init_worker();
 	ib_backfill_init();
 	ib_paths_init();
+	ib_deaths_init(database);
 	MemoryContextSwitchTo(TopMemoryContext);
 
 	do
 	{
 		if (ib_paths_load())
 		{
+			ib_paths_stop_deadly();
 			attach_slot();
 			work();
 		}
 	} while (!retire());
+	ib_deaths_remove();
 	proc_exit(0);
 }

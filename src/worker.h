@@ -39,6 +39,9 @@ extern bool ib_path_holds_wal(const PathRow *row);
 extern void ib_path_stop_collecting(IbPath *path);
 extern IbPath *ib_path_sibling_to_copy(const IbPath *path);
 extern void ib_path_lose_place(IbPath *path, const char *reason);
+extern void ib_paths_rebuild_lost(void);
+extern void ib_paths_stop_deadly(void);
+extern void ib_path_survived(IbPath *path);
 extern void ib_path_fail(IbPath *path, bool fresh_statements, const char *run,
 						 TimestampTz started_at);
 
