@@ -70,7 +70,7 @@ enum IbMutant
 
 	/* exactly once */
 	MUTANT_ROW_LSN = 42,		/* 155_transactions: a transaction is where its first row is */
-	MUTANT_UNFLUSHED = 43,		/* 020_crash: the slot is confirmed for what may be lost */
+	MUTANT_UNFLUSHED = 43,		/* 155_transactions: the slot is confirmed for what may be lost */
 	MUTANT_OWN_WRITES = 44,		/* 155_transactions: the worker decodes what it writes */
 };
 
