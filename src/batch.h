@@ -97,6 +97,7 @@ extern void ib_batch_move_rows(Tuplestorestate *from, Tuplestorestate *to,
 							   int64 n, TupleTableSlot *slot);
 
 /* collect.c: who listens */
+extern void ib_collect_init(void);
 extern void ib_collect_add(Batch *batch);
 extern void ib_collect_remove(Batch *batch);
 extern bool ib_batch_is_full(const Batch *batch);

@@ -66,7 +66,8 @@ enum IbMutant
 	MUTANT_UNLOGGED_STATE = 38, /* divergence: a state table may be unlogged */
 	MUTANT_COPY_WITHOUT_RUN = 39,	/* 210_divergence: a sibling is copied as it was */
 	MUTANT_COPY_HELD_BACK = 40, /* 210_divergence: what the sibling held back is not read again */
-	MUTANT_FILL_EMPTIES = 41,	/* 215_rebuild: a table is emptied for all before it is filled */
+	MUTANT_VERIFY_INSTANT = 41, /* 210_divergence: verify reads a frontier that is newer than the rows */
+	MUTANT_FILL_EMPTIES = 42,	/* 215_rebuild: a table is emptied for all before it is filled */
 };
 
 #ifdef INCBATCH_MUTANT

@@ -602,6 +602,7 @@ ib_worker_main(Datum arg)
 	ib_slot_init_worker();
 	ib_backfill_init();
 	ib_paths_init();
+	ib_collect_init();
 	MemoryContextSwitchTo(TopMemoryContext);
 
 	do

@@ -115,9 +115,9 @@ is(sql(q{SELECT count(*) FROM incbatch.verify_pipeline('shop.slow')}), 0, '25: a
 {
 	my $load    = start_pgbench($node, 'postgres', bank_load(), '-c', 2, '-t', 400);
 	my $refresh = start_pgbench($node, 'postgres', {
-			refresh => [ 9, "CALL incbatch.refresh_pipeline('shop.slow');\n" ],
+			refresh => [ 2, "CALL incbatch.refresh_pipeline('shop.slow');\n" ],
 			verify  => [ 1, "SELECT 1 / (count(*) = 0)::int FROM incbatch.verify_pipeline('shop.slow');\n" ],
-		}, '-c', 10, '-t', 20);
+		}, '-c', 10, '-t', 30);
 	my ($exit, $output) = finish_pgbench($refresh);
 	is($exit, 0, '36: ten sessions refresh and verify at once') or diag $output;
 	($exit, $output) = finish_pgbench($load);
@@ -137,6 +137,29 @@ pass('37: amcheck finds nothing');
 sql("DO \$\$ DECLARE t regclass; BEGIN FOR t IN SELECT relation FROM incbatch.paths LOOP EXECUTE 'REINDEX TABLE ' || t; END LOOP; END \$\$");
 sql(q{UPDATE shop.bank SET branch = 'branch ' || account % 7, balance = balance + 1});
 are_exact($node, 'postgres', ['shop.slow'], '37: after REINDEX');
+
+# ---------------------------------------------------------------------------
+# 45: a transaction that is streamed while the worker, a new one, has nobody to
+# collect for, and reads only to let the WAL go
+
+{
+	sql(q{ALTER TABLE shop.bank REPLICA IDENTITY NOTHING}, q{UPDATE shop.bank SET balance = 0});
+	$node->poll_query_until('postgres', q{SELECT bool_and(state = 'needs_rebuild') FROM incbatch.path_state}, 't')
+	  or die 'a path needs no rebuild';
+	my $old = worker_pid($node, 'postgres');
+	sql("SELECT pg_terminate_backend($old)");
+	my $new = wait_for_worker($node, 'postgres', $old);
+
+	my $large = q{INSERT INTO shop.orders (product_id, region, amount_cents) SELECT 1, 'large', i FROM generate_series(1, 20000) i};
+	sql($large);
+	my $end = sql('SELECT pg_current_wal_lsn()');
+	sql($large);    # so much that it is read at once
+	ok($node->poll_query_until('postgres', "SELECT confirmed_flush_lsn >= '$end' FROM pg_replication_slots"),
+		'45: it is read, and its WAL can go');
+	is(worker_pid($node, 'postgres'), $new, '45: by the same worker');
+	sql(q{ALTER TABLE shop.bank REPLICA IDENTITY FULL}, q{SELECT incbatch.rebuild_pipeline('shop.slow')});
+	are_exact($node, 'postgres', ['shop.slow'], '45: rebuilt');
+}
 
 $node->stop;
 done_testing();
