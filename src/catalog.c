@@ -475,7 +475,7 @@ ib_catalog_forget_frontier(int32 path)
 
 /* The stored frontier, in the caller's memory context. */
 bool
-ib_catalog_fetch_frontier(int32 path, Frontier *frontier)
+ib_catalog_fetch_frontier(int32 path, Snapshot snapshot, Frontier *frontier)
 {
 	Oid			types[] = {INT4OID};
 	Datum		values[] = {Int32GetDatum(path)};
@@ -483,9 +483,9 @@ ib_catalog_fetch_frontier(int32 path, Frontier *frontier)
 	bool		found;
 
 	SPI_connect();
-	ib_spi("SELECT lsn, decoded_lsn, snapshot, aligned, as_of, partitions, meaning FROM incbatch.frontier"
-		   " WHERE path OPERATOR(pg_catalog.=) $1",
-		   SPI_OK_SELECT, 1, types, values, NULL);
+	ib_spi_snapshot("SELECT lsn, decoded_lsn, snapshot, aligned, as_of, partitions, meaning FROM incbatch.frontier"
+					" WHERE path OPERATOR(pg_catalog.=) $1",
+					SPI_OK_SELECT, 1, types, values, snapshot);
 	found = SPI_processed == 1;
 	if (found)
 	{

@@ -117,7 +117,7 @@ extern void ib_catalog_store_frontier(int32 path, const Frontier *frontier,
 									  bool new_partitions);
 extern bool ib_catalog_begin_rebuild(int32 path);
 extern void ib_catalog_forget_frontier(int32 path);
-extern bool ib_catalog_fetch_frontier(int32 path, Frontier *frontier);
+extern bool ib_catalog_fetch_frontier(int32 path, Snapshot snapshot, Frontier *frontier);
 extern void ib_catalog_copy_path(int32 from, int32 to, Snapshot snapshot);
 extern void ib_catalog_log_failure(int32 path, const char *reason,
 								   TimestampTz started_at, const char *error);

@@ -331,7 +331,7 @@ read_both(Subject *subject, int32 path, Oid table)
 
 	PushActiveSnapshot(now);
 	ib_catalog_become_owner(&catalog);
-	if (ib_catalog_fetch_frontier(path, &frontier))
+	if (ib_catalog_fetch_frontier(path, MUTANT(VERIFY_INSTANT) ? InvalidSnapshot : now, &frontier))
 		then = ib_frontier_mvcc_snapshot(frontier.snapshot);
 	can_read = then != NULL && can_read_at(&frontier, then);
 	if (can_read && subject->event_time != InvalidAttrNumber)

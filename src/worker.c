@@ -787,6 +787,7 @@ ib_worker_main(Datum arg)
 	ib_backfill_init();
 	ib_paths_init();
 	ib_deaths_init(database);
+	ib_collect_init();
 	MemoryContextSwitchTo(TopMemoryContext);
 
 	ib_activity_obsolete_if(ib_paths_are_current);
