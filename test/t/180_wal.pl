@@ -165,7 +165,7 @@ subtest '41: a quiet database lets go of its neighbour\'s WAL' => sub {
 	ask($busy, 'CREATE TABLE busy (i int, t text)');
 	ask($busy, "INSERT INTO busy SELECT i, repeat('x', 400) FROM generate_series(1, 15000) AS i") foreach 1 .. 10;
 	# no checkpoint, nor the server's own list of running transactions, is waited for
-	ok(until_true($look, qq{SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) < 32 * $megabyte FROM pg_replication_slots}, 8),
+	ok(until_true($look, qq{SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) < 32 * $megabyte FROM pg_replication_slots}, 13),
 		'41: two segments at most, also with an hourly path')
 	  or diag ask($look, 'SELECT restart_lsn, confirmed_flush_lsn, pg_current_wal_lsn() FROM pg_replication_slots');
 	end_session($busy);
@@ -251,7 +251,7 @@ subtest '39: the server invalidates the slot' => sub {
 	cmp_ok($took, '<', 15, '39: soon');
 	ok(until_true($look, "SELECT count(*) = 0 FROM pg_replication_slots"), '39: the slot is dropped');
 	until_clock($look, 3);
-	my @lines = grep { /incbatch (?:worker|launcher): / } split /\n/, slurp_file($node->logfile, $offset);
+	my @lines = grep { /incbatch (?:worker|launcher): (?!DETAIL|HINT)/ } split /\n/, slurp_file($node->logfile, $offset);
 	cmp_ok(scalar @lines, '<=', 3, '39: no more than three lines of ours in the log') or diag join "\n", @lines;
 	is(lines_like(join("\n", @lines), qr/need a rebuild: the replication slot no longer has the WAL/), 1,
 		'39: one of them says it');
@@ -263,7 +263,6 @@ subtest '39: the server invalidates the slot' => sub {
 };
 
 subtest '38: a worker that cannot work' => sub {
-	# a session takes all that a worker could start with, and ends each that starts
 	my $reason = qr/it held more WAL than incbatch.max_retained_wal/;
 
 	foreach my $how ('killed again and again', 'refused by the database')
@@ -283,19 +282,16 @@ subtest '38: a worker that cannot work' => sub {
 				q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'incbatch worker' AND datname = 'postgres'});
 			kill_process('TERM', $pid) if $pid ne '';
 			ask($look, fill_wal(1));
-			$how eq 'refused by the database'
-			  ? ask($look, "SELECT count(*) = 0 FROM pg_replication_slots") eq 't'
-			  : ask($look, "SELECT bool_and(state = 'needs_rebuild') FROM incbatch.path") eq 't';
+			ask($look, "SELECT count(*) = 0 FROM pg_replication_slots") eq 't';
 		};
-		ok($gone, "38: $how: it gives its place up");
+		ok($gone, "38: $how: nothing holds WAL any more");
 		$node->safe_psql('template1', 'ALTER DATABASE postgres WITH ALLOW_CONNECTIONS true');
 		ok(until_true($look, "SELECT bool_and(state = 'needs_rebuild') FROM incbatch.path"),
 			"38: $how: all need a rebuild");
 		like(ask($look, "SELECT last_error FROM incbatch.path LIMIT 1"), $reason, "38: $how: and say why");
 		like(slurp_file($node->logfile, $offset),
 			qr/incbatch launcher: LOG:  incbatch gave up the place in the WAL of database/,
-			"38: $how: the launcher did it")
-		  if $how eq 'refused by the database';
+			"38: $how: the launcher did it");
 		rebuild(@shop_pipelines);
 		are_exact($node, 'postgres', \@shop_pipelines, "38: $how: rebuilt");
 	}
@@ -417,8 +413,9 @@ subtest '38: a full disk' => sub {
 	are_exact($full, 'postgres', \@shop_pipelines, '38: before');
 
 	# somebody else takes what is left, but for two segments
-	my ($free) = (split ' ', `df -k --output=avail $disk->{path} | tail -1`);
-	system("head -c " . ($free - 32 * 1024) * 1024 . " /dev/zero > $disk->{path}/filler") == 0 or die 'filler';
+	my ($blocks, $size) = split ' ', `stat -f -c '%a %S' $disk->{path}`;
+	system("head -c " . ($blocks * $size - 32 * $megabyte) . " /dev/zero > $disk->{path}/filler") == 0
+	  or diag 'could not fill the disk as far as wanted';
 	my $failed = 0;
 	foreach (1 .. 200)
 	{
@@ -433,14 +430,18 @@ DELETE FROM shop.orders WHERE order_id % 5 = 0});
 	cmp_ok($failed, '>', 0, '38: the disk was full');
 	unlink "$disk->{path}/filler";
 	# the server may have come back already, or given up
-	$full->_update_pid(-1);
-	until_holds { $full->psql('postgres', 'SELECT 1') == 0 || ($full->start(fail_ok => 1) && 0) };
-	is($full->psql('postgres', 'SELECT 1'), 0, '38: the server recovers');
+	ok( until_holds {
+			system($full->installed_command('pg_ctl') . ' -D ' . $full->data_dir
+				  . ' -l ' . $full->logfile . ' start >/dev/null 2>&1')
+			  unless -e $full->data_dir . '/postmaster.pid';
+			$full->psql('postgres', 'SELECT 1') == 0;
+		},
+		'38: the server recovers');
 	are_exact($full, 'postgres', \@shop_pipelines, '38: after it was full');
 	is($full->safe_psql('postgres', q{SELECT string_agg(DISTINCT state, ' ') FROM incbatch.pipelines}),
 		'running', '38: without a rebuild');
 	$full->_update_pid(1);
-	$full->stop('fast', fail_ok => 1);
+	$full->stop;
 	unlink $full->data_dir;
 };
 
