@@ -538,6 +538,29 @@ require_all_marked(void)
 				errhint("Try the transaction again."));
 }
 
+/* A crash would empty an unlogged state table, and the frontier would stay. */
+static void
+refuse_unlogged_state(void)
+{
+	CatalogScope scope;
+	bool		found;
+
+	ib_catalog_enter(&scope);
+	if (SPI_execute("SELECT FROM incbatch.path"
+					" WHERE relation::pg_catalog.oid OPERATOR(pg_catalog.=) pg_catalog.pg_event_trigger_table_rewrite_oid()"
+					" AND pg_catalog.pg_event_trigger_table_rewrite_reason() OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.<>) 0",
+					true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read incbatch.path");
+	found = SPI_processed > 0;
+	ib_catalog_leave(&scope);
+	if (found)
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("the state table of a pipeline cannot be unlogged"),
+				errdetail("After a crash it would be empty, while the pipeline goes on from where it was."),
+				errhint("Leave it logged."));
+}
+
 /*
  * Event trigger on table_rewrite: what is written to a source, or to a lookup
  * that is tracked, while it is unlogged is in no WAL.  The other rewrites leave the columns that a query
@@ -551,6 +574,8 @@ ib_on_rewrite(PG_FUNCTION_ARGS)
 				errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
 				errmsg("incbatch.on_rewrite can only be called as an event trigger"));
 
+	if (!MUTANT(UNLOGGED_STATE))
+		refuse_unlogged_state();
 	ib_change_catalog("UPDATE incbatch.path a SET state = 'needs_rebuild',"
 				   " state_since = pg_catalog.clock_timestamp(), last_error ="
 				   " pg_catalog.format('table %s was set UNLOGGED or LOGGED; run incbatch.rebuild_pipeline',"

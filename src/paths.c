@@ -25,6 +25,9 @@
 #include "decode.h"
 #include "worker.h"
 
+/* While a lock is in its way, a path is tried at least this often. */
+#define LOCK_RETRY_LAST_USECS (5 * 1000 * 1000)
+
 DatabaseEntry *ib_worker = NULL;
 List	   *ib_paths = NIL;
 bool		ib_slot_is_recorded = false;
@@ -276,7 +279,9 @@ ib_path_sibling_to_copy(const IbPath *path)
 
 /*
  * Let a path enter a state.  If somebody else changed it meanwhile, the catalog
- * is read again.
+ * is read again.  If somebody else is changing it, which may take its time, the
+ * path stays as it is, and gets here again; not so before decoding has begun,
+ * for then nothing keeps it from going on.
  */
 static void
 change_state(IbPath *path, PathState state, const char *error)
@@ -287,6 +292,12 @@ change_state(IbPath *path, PathState state, const char *error)
 
 	ib_begin();
 	PushActiveSnapshot(GetTransactionSnapshot());
+	if (ib_decode_is_open() && !ib_catalog_lock_path(path->row->path))
+	{
+		ib_commit();
+		path->retry_at = ib_monotonic_usecs() + POLL_USECS;
+		return;
+	}
 	changed = ib_catalog_change_state(path->row->path, path->row->state, state, error);
 	if (changed && forget)
 		ib_catalog_forget_frontier(path->row->path);
@@ -353,6 +364,46 @@ ib_too_much_wal(void)
  * ----------------------------------------------------------------
  */
 
+/* Somebody else's lock, or what he did under it, ended the transaction. */
+static bool
+is_lock_failure(int sqlerrcode)
+{
+	return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
+		sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE;
+}
+
+/*
+ * A path was in the way of somebody else's lock: try again, ever later, and
+ * meanwhile run the others.  The first time is said in the log, and in
+ * incbatch.lag while it lasts.
+ */
+static void
+retry_later(IbPath *path)
+{
+	int64		delay = (int64) RETRY_USECS << Min(path->lock_tries, 10);
+
+	path->lock_tries++;
+	path->retry_at = ib_monotonic_usecs() + Min(delay, LOCK_RETRY_LAST_USECS);
+	ib_path_note_lock(path, path->writes);
+	/* a store that is read over and over gets slow */
+	if (path->preparing || !ib_inputs_are_whole(path) || path->lock_tries % 32 == 0)
+		ib_path_stop_collecting(path);
+	path->preparing = false;
+	MemoryContextSwitchTo(TopMemoryContext);
+	ib_worker_enter(WORKER_RUNNING);
+}
+
+/* What a path needed a lock for is done. */
+void
+ib_path_got_locks(IbPath *path)
+{
+	if (path->lock_tries == 0)
+		return;
+	path->lock_tries = 0;
+	ib_path_note_lock(path, InvalidOid);
+}
+
 /* Errors that may be gone at the next try are not the path's own. */
 static bool
 is_transient(int sqlerrcode)
@@ -365,7 +416,7 @@ is_transient(int sqlerrcode)
 		case ERRCODE_SYSTEM_ERROR:
 			return true;
 		default:
-			return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+			return false;
 	}
 }
 
@@ -381,7 +432,7 @@ log_failure(IbPath *path, const char *run, TimestampTz started_at, const char *e
 /*
  * Called in the handler of an error of this path: note it in the catalog, so
  * that the path stops and the others go on.  In a new process, but if the path
- * was only being prepared, which leaves nothing behind.  "run" is NULL if it was
+ * was only being prepared, which leaves nothing behind, or in the way of a lock.  "run" is NULL if it was
  * not running.
  */
 void
@@ -399,10 +450,15 @@ ib_path_fail(IbPath *path, bool fresh_statements, const char *run,
 		PG_RE_THROW();
 	error = CopyErrorData();
 	cut_short &= error->sqlerrcode == ERRCODE_QUERY_CANCELED;
-	if (!cut_short)
+	if (!cut_short && (!is_lock_failure(error->sqlerrcode) || path->lock_tries == 0))
 		EmitErrorReport();
 	FlushErrorState();
 	AbortOutOfAnyTransaction();
+	if (is_lock_failure(error->sqlerrcode))
+	{
+		retry_later(path);
+		return;
+	}
 	MemoryContextSwitchTo(path->context);
 
 	/* names that changed under statements made before: made anew, they may do */

@@ -72,12 +72,13 @@ static void
 fix_settings(void)
 {
 	static const char *const settings[][2] = {
+		{"role", "none"},
 		{"application_name", "incbatch worker"},
 		{"search_path", "pg_catalog, pg_temp"},
 		{"default_transaction_isolation", "repeatable read"},
 		{"default_transaction_read_only", "off"},
 		{"default_transaction_deferrable", "off"},
-		{"synchronous_commit", "local"},
+		{"synchronous_commit", MUTANT(UNFLUSHED) ? "off" : "local"},
 		{"statement_timeout", "0"},
 		{"lock_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
@@ -89,6 +90,15 @@ fix_settings(void)
 		{"jit", "off"},
 		{"max_parallel_workers_per_gather", "0"},
 		{"client_min_messages", "warning"},
+		{"exit_on_error", "off"},
+		/* a query's constants become text, and are read again as they are */
+		{"DateStyle", "ISO"},
+		{"IntervalStyle", "postgres"},
+		{"extra_float_digits", "1"},
+		{"xmloption", "content"},
+		{"standard_conforming_strings", "on"},
+		{"array_nulls", "on"},
+		{"transform_null_equals", "off"},
 	};
 
 	for (int i = 0; i < lengthof(settings); i++)
@@ -181,6 +191,7 @@ make_slot(void)
 		proc_exit(0);
 	}
 	PG_END_TRY();
+	FAULT(SLOT_MADE);
 	ib_begin_catalog("recording the replication slot");
 	ib_catalog_store_slot(start);
 	ib_commit();
@@ -258,10 +269,14 @@ decode_start(void)
 static void
 start_collecting(IbPath *path)
 {
+	if (path->lock_tries > 0 && ib_monotonic_usecs() < path->retry_at)
+		return;
 	PG_TRY();
 	{
 		ib_activity(ACTIVITY_PREPARING, path->row->path, NULL);
 		ib_begin();
+		ib_limit_lock_waits();
+		path->writes = path->row->definition;
 		PushActiveSnapshot(GetTransactionSnapshot());
 		if (ib_lock_sources(path, true))
 			ib_path_prepare(path);
@@ -445,7 +460,7 @@ confirm(XLogRecPtr seen)
 		/* what it has stored counts before it is judged */
 		if (path->stored_commit > flushed && path->confirmable + ib_retained_limit() < seen)
 			flushed = ib_flush_wal();
-		if (path->stored_commit <= flushed)
+		if (path->stored_commit <= flushed || MUTANT(UNFLUSHED))
 			path->confirmable = path->stored_lsn;
 		if (path->confirmable + ib_retained_limit() < seen)
 		{
@@ -507,8 +522,10 @@ run_path(IbPath *path, const char *reason, bool store)
 		path->statements->proven = true;
 	if (ib_inputs_lost(path))
 		ib_path_lose_place(path, ib_inputs_lost(path));
-	else if (!done)
-		path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
+	else if (done)
+		ib_path_got_locks(path);
+	else
+		path->retry_at = Max(path->retry_at, ib_monotonic_usecs() + RETRY_USECS);
 	ib_inputs_note_stuck(path);
 }
 
@@ -527,10 +544,12 @@ copy_path(IbPath *path, IbPath *sibling)
 	path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
 	if (!ib_path_can_copy(path, sibling))
 		return;
-	run_path(sibling, "copy", true);
+	if (!MUTANT(COPY_WITHOUT_RUN))
+		run_path(sibling, "copy", true);
 	if (sibling->inputs == NIL || sibling->retry_at > ib_monotonic_usecs())
 		return;
-	behind = sibling->stored_lsn < ib_decode_position() || ib_batches_streaming();
+	behind = !MUTANT(COPY_HELD_BACK) &&
+		(sibling->stored_lsn < ib_decode_position() || ib_batches_streaming());
 	if (behind && path->copy_tries++ < COPY_TRIES)
 		return;
 
@@ -547,6 +566,7 @@ copy_path(IbPath *path, IbPath *sibling)
 	PG_END_TRY();
 	if (!done)
 		return;
+	ib_path_got_locks(path);
 	path->retry_at = 0;
 	path->copy_tries = 0;
 	if (!behind)
@@ -572,8 +592,11 @@ run_due_paths(Horizon now)
 		if (reason != NULL && strcmp(reason, "copy") == 0)
 			copy_path(path, ib_path_sibling_to_copy(path));
 		else if (reason != NULL)
+		{
 			run_path(path, reason, strcmp(reason, "refresh") == 0 ||
 					 strcmp(reason, "quiet") == 0);
+			FAULT(BETWEEN_PATHS);
+		}
 		if (path->inputs != NIL)
 			pg_atomic_write_u64(&path->shared->backlog_rows, ib_inputs_rows(path));
 	}
@@ -653,9 +676,11 @@ retire(void)
 {
 	bool		gone = false;
 
+	FAULT(PIPELINES_GONE);
 	ib_decode_close();
 	if (ib_slot_position().ours)
 		ib_slot_drop();
+	FAULT(SLOT_DROPPED);
 	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
 	if (ib_paths_are_current())
 	{

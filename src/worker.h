@@ -40,6 +40,7 @@ extern bool ib_path_holds_wal(const PathRow *row);
 extern void ib_path_stop_collecting(IbPath *path);
 extern IbPath *ib_path_sibling_to_copy(const IbPath *path);
 extern bool ib_paths_need_slot(void);
+extern void ib_path_got_locks(IbPath *path);
 extern void ib_path_lose_place(IbPath *path, const char *reason);
 extern void ib_paths_lose_place(List *paths, const char *reason);
 extern char *ib_too_much_wal(void);
