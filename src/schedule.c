@@ -62,7 +62,7 @@ holds_much(const IbPath *path, int64 much)
 	XLogRecPtr	needed;
 
 	return ib_decode_position() - path->stored_lsn > much ||
-		(ib_slot_releasable(&needed) > much && path->stored_lsn < needed &&
+		(ib_slot_releasable(&needed) > QUIET_WAL_BYTES && path->stored_lsn < needed &&
 		 needed <= ib_decode_position());
 }
 
