@@ -868,7 +868,7 @@ COMMENT ON COLUMN incbatch.workers.restarts IS 'How often it was started again w
 COMMENT ON COLUMN incbatch.workers.last_error IS 'What the worker before complained of when it ended; of the own database only, and for members of pg_read_all_stats.';
 COMMENT ON COLUMN incbatch.workers.retained_percent IS 'WAL since confirmed_lsn, or since the transaction of pinned_by began, in percent of incbatch.max_retained_wal; at 100 the pipeline that holds it turns needs_rebuild, or all if the transaction holds it.';
 COMMENT ON COLUMN incbatch.workers.warning IS 'That retained_percent is over 50, or over 80; or that the server itself (max_slot_wal_keep_size) takes the slot''s WAL away. Otherwise NULL.';
-COMMENT ON COLUMN incbatch.workers.pinned_by IS 'The oldest transaction under way that was read in part, which keeps restart_lsn where it is, and while the slot is made the one that is waited for: its process or, if it is prepared, its name. NULL: there is none. Only members of pg_read_all_stats see whose it is and for how long.';
+COMMENT ON COLUMN incbatch.workers.pinned_by IS 'The oldest transaction under way that was read in part, which keeps restart_lsn where it is, and while the slot is made the one that is waited for: its process or, if it is prepared, its name. NULL: there is none. Only members of pg_read_all_stats see for how long.';
 COMMENT ON COLUMN incbatch.workers.cpu_ms IS 'CPU milliseconds of the worker since it started.';
 COMMENT ON COLUMN incbatch.workers.batches_cpu_ms IS 'Of these, for batches: the sum of their cpu_ms.';
 COMMENT ON COLUMN incbatch.workers.history_cpu_ms IS 'Of these, for writing incbatch.batches. What remains is being idle, and reading WAL that no pipeline wants.';

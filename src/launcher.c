@@ -41,7 +41,7 @@
 #define HEALTHY_LIFE_MS 60000
 /* try this often while the server has no process left for a worker */
 #define NO_SLOT_MS 1000
-/* look at our slots so often, while there are any */
+/* look at our slots so often, while there may be any */
 #define WATCH_MS 2000
 /* a registered worker that has not attached by then never will */
 #define START_TIMEOUT_MS 10000
@@ -266,13 +266,14 @@ is_unattended(Oid database, const Attempt *attempts)
  * A worker gives a place in the WAL up that holds too much.  Where there is
  * none, because it crashes or cannot start, this does: without the slot, the
  * worker that comes finds that its pipelines need a rebuild.  Returns in how
- * many milliseconds to look again, -1 where there is no slot.
+ * many milliseconds to look again, -1 where there is nothing to look at.
  */
 static long
 watch_slots(const Attempt *attempts)
 {
 	List	   *slots = ib_slots_of_all();
 	XLogRecPtr	end = GetXLogInsertRecPtr();
+	bool		look_again;
 	ListCell   *lc;
 
 	pg_atomic_write_u64(&ib_shared->wal_end, end);
@@ -290,10 +291,14 @@ watch_slots(const Attempt *attempts)
 					   slot->database, ib_max_retained_wal),
 				errdetail("There is no worker that could have moved it on; its replication slot was dropped, its pipelines need a rebuild."));
 	}
-	if (slots == NIL)
-		return -1;
+	look_again = slots != NIL;
 	list_free_deep(slots);
-	return WATCH_MS;
+	/* whoever has a worker may make a slot */
+	LWLockAcquire(ib_shared->lock, LW_SHARED);
+	for (int i = 0; i < ib_shared->ndatabases; i++)
+		look_again |= OidIsValid(ib_shared->databases[i].database);
+	LWLockRelease(ib_shared->lock);
+	return look_again ? WATCH_MS : -1;
 }
 
 void
