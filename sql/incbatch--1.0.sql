@@ -764,7 +764,7 @@ CROSS JOIN (SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_l
 COMMENT ON VIEW incbatch.workers IS 'One row a database that has pipelines: its worker and its replication slot.';
 COMMENT ON COLUMN incbatch.workers.database IS 'The database.';
 COMMENT ON COLUMN incbatch.workers.pid IS 'Process of the worker; NULL: it is not running.';
-COMMENT ON COLUMN incbatch.workers.state IS 'starting, creating slot (waits for the transactions that were running), running, backfilling, not responding (the process does not run), not running, crash looping (not running, after several restarts within the hour; it is tried again, ever later up to a minute), or no worker slot (max_worker_processes are in use; it is tried again every second).';
+COMMENT ON COLUMN incbatch.workers.state IS 'starting, creating slot (waits for the transactions that were running), running, backfilling, not responding (the process does not run), not running, crash looping (not running, after several restarts within the hour; it is tried again, ever later up to a minute), no worker slot (max_worker_processes are in use; it is tried again every second), no replication slot (max_replication_slots are in use; the worker looks again every second), no connections allowed (the database is a template, or ALTER DATABASE has forbidden connections), or other version (of the extension than the library''s: ALTER EXTENSION incbatch UPDATE, or restart the server).';
 COMMENT ON COLUMN incbatch.workers.slot_name IS 'The replication slot; NULL: not made yet.';
 COMMENT ON COLUMN incbatch.workers.restart_lsn IS 'The server keeps the WAL from here on.';
 COMMENT ON COLUMN incbatch.workers.confirmed_lsn IS 'All that committed before is folded in and flushed.';

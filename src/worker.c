@@ -130,11 +130,40 @@ ib_worker_enter(WorkerState state)
  * ----------------------------------------------------------------
  */
 
+/* Wait for a slot that nobody has.  False: pipelines have changed meanwhile. */
+static bool
+await_slot(void)
+{
+	static bool said = false;
+
+	while (!ib_slot_is_left())
+	{
+		if (!said)
+			ereport(LOG,
+					errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					errmsg("incbatch found no free replication slot for database with OID %u",
+						   MyDatabaseId),
+					errdetail("All that max_replication_slots allows are in use; it looks again every second."),
+					errhint("Drop a slot that nobody needs, or raise max_replication_slots and restart the server."));
+		said = true;
+		ib_worker_enter(WORKER_NO_SLOT);
+		ib_activity(ACTIVITY_CREATING_SLOT, 0, "waiting for a free replication slot");
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 1000, ib_wait_event(WAIT_FOR_WORK));
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (!ib_paths_are_current())
+			return false;
+	}
+	return true;
+}
+
 /*
  * Find the slot or make it.  A frontier that the slot can no longer serve is
- * lost, whatever the reason: never go on from "now".
+ * lost, whatever the reason: never go on from "now".  False: not done, because
+ * the catalog is to be read again.
  */
-static void
+static bool
 attach_slot(void)
 {
 	SlotPosition slot = ib_slot_position();
@@ -166,6 +195,8 @@ attach_slot(void)
 		XLogRecPtr	start;
 
 		ib_slot_drop();
+		if (!await_slot())
+			return false;
 		ib_worker_enter(WORKER_CREATING_SLOT);
 		ib_activity(ACTIVITY_CREATING_SLOT, 0, NULL);
 		ib_begin();
@@ -176,6 +207,7 @@ attach_slot(void)
 		ib_commit();
 	}
 	ib_worker_enter(WORKER_RUNNING);
+	return true;
 }
 
 /*
@@ -621,11 +653,8 @@ ib_worker_main(Datum arg)
 
 	do
 	{
-		if (ib_paths_load())
-		{
-			attach_slot();
+		if (ib_paths_load() && attach_slot())
 			work();
-		}
 	} while (!retire());
 	proc_exit(0);
 }
