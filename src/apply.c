@@ -75,7 +75,7 @@ tables_of(Oid definition)
 void
 ib_limit_lock_waits(void)
 {
-	(void) set_config_option("lock_timeout", "100ms", PGC_USERSET, PGC_S_SESSION,
+	(void) set_config_option("lock_timeout", MUTANT(LOCK_WAITS) ? "0" : "100ms", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);
 }
 

@@ -60,6 +60,12 @@ enum IbMutant
 
 	/* as whom */
 	MUTANT_OWNER = 36,			/* owner: the query runs as a superuser */
+
+	/* beside others */
+	MUTANT_INTERRUPTS = 37,		/* 190_databases: decoding lets nobody interrupt it */
+	MUTANT_LOCK_WAITS = 38,		/* locks: a run waits for a row until it gets it */
+	MUTANT_SETTINGS = 39,		/* 195_settings: settings of the database reach the worker */
+	MUTANT_VERSION = 40,		/* 190_databases: another version's tables are taken for one's own */
 };
 
 #ifdef INCBATCH_MUTANT

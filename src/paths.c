@@ -224,7 +224,7 @@ check_version(void)
 {
 	char	   *version = ib_catalog_version();
 
-	if (strcmp(version, IB_VERSION) == 0)
+	if (strcmp(version, IB_VERSION) == 0 || MUTANT(VERSION))
 		return;
 	ereport(LOG,
 			errmsg("incbatch %s cannot run the pipelines of database \"%s\", whose extension has version %s",

@@ -100,7 +100,7 @@ fix_settings(void)
 		{"transform_null_equals", "off"},
 	};
 
-	for (int i = 0; i < lengthof(settings); i++)
+	for (int i = 0; i < lengthof(settings) - (MUTANT(SETTINGS) ? 7 : 0); i++)
 		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
 }
 
