@@ -317,15 +317,15 @@ make_statements(IbPath *path)
 	statements->initial = ib_delta_initial(pq);
 	if (path->row->closes)
 		statements->late = ib_watermark_statements(path, pq, state_table, columns);
-	statements->meaning = ib_query_meaning(pq->query, 0);
+	statements->meaning = ib_query_meaning(path->row->definition, pq->query, 0);
 	statements->source_relations = ib_source_relations(path->row->source);
 	statements->relations = list_make2_oid(path->row->definition,
 										   path->row->state_table);
 	statements->relations = list_concat(statements->relations, pq->relations);
 	meaning = ib_inputs_source(path)->frontier.meaning;
 	if (path->row->state == PATH_RUNNING && meaning != 0 &&
-		meaning != ib_query_meaning(pq->query, meaning))
-		ib_batch_lose(ib_inputs_source(path), "a function that the query calls was replaced, or a label of an enum renamed");
+		meaning != ib_query_meaning(path->row->definition, pq->query, meaning))
+		ib_batch_lose(ib_inputs_source(path), "the query or a function that it calls was replaced, or a label of an enum renamed");
 	MemoryContextSwitchTo(old);
 }
 

@@ -12,6 +12,7 @@
 #include "incbatch.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -30,6 +31,7 @@
 
 DatabaseEntry *ib_worker = NULL;
 List	   *ib_paths = NIL;
+bool		ib_slot_is_recorded = false;
 static uint32 known_generation = 0;
 
 /* ----------------------------------------------------------------
@@ -51,6 +53,24 @@ ib_path_holds_wal(const PathRow *row)
 {
 	return row->has_frontier && row->state != PATH_NEEDS_REBUILD &&
 		row->state != PATH_INITIALIZING && row->state != PATH_BACKFILLING;
+}
+
+/* Does anybody need WAL, now or soon?  Without the rows in it, it is of no use. */
+bool
+ib_paths_need_slot(void)
+{
+	ListCell   *lc;
+
+	if (wal_level < WAL_LEVEL_LOGICAL)
+		return false;
+	foreach(lc, ib_paths)
+	{
+		const PathRow *row = ((IbPath *) lfirst(lc))->row;
+
+		if (ib_path_collects(row) || ib_path_holds_wal(row))
+			return true;
+	}
+	return false;
 }
 
 static IbPath *
@@ -254,7 +274,7 @@ ib_paths_load(void)
 		check_version();
 		rows = ib_catalog_paths();
 	}
-	if (rows != NIL && ib_decode_is_open() && !ib_catalog_slot_is_at_home())
+	if (rows != NIL && ib_slot_is_recorded && !ib_catalog_slot_is_at_home())
 		ereport(FATAL,
 				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				errmsg("incbatch was dropped and created again in this database"),
@@ -353,11 +373,46 @@ change_state(IbPath *path, PathState state, const char *error)
 void
 ib_path_lose_place(IbPath *path, const char *reason)
 {
+	change_state(path, PATH_NEEDS_REBUILD,
+				 psprintf("%s; run incbatch.rebuild_pipeline", reason));
 	ereport(LOG,
 			errmsg("incbatch pipeline %d needs a rebuild: %s",
 				   path->row->pipeline, reason));
-	change_state(path, PATH_NEEDS_REBUILD,
-				 psprintf("%s; run incbatch.rebuild_pipeline", reason));
+}
+
+/* The same of several for one reason, in one line of the log. */
+void
+ib_paths_lose_place(List *paths, const char *reason)
+{
+	StringInfoData pipelines;
+	ListCell   *lc;
+
+	if (paths == NIL)
+		return;
+	if (list_length(paths) == 1)
+	{
+		ib_path_lose_place(linitial(paths), reason);
+		return;
+	}
+	initStringInfo(&pipelines);
+	foreach(lc, paths)
+	{
+		IbPath	   *path = lfirst(lc);
+
+		appendStringInfo(&pipelines, "%s%d", pipelines.len > 0 ? ", " : "", path->row->pipeline);
+		change_state(path, PATH_NEEDS_REBUILD,
+					 psprintf("%s; run incbatch.rebuild_pipeline", reason));
+	}
+	ereport(LOG,
+			errmsg("incbatch pipelines %s need a rebuild: %s", pipelines.data, reason));
+	pfree(pipelines.data);
+}
+
+char *
+ib_too_much_wal(void)
+{
+	return psprintf("it held more WAL than incbatch.max_retained_wal (%d MB)",
+					ib_max_retained_wal);
 }
 
 /* ----------------------------------------------------------------
@@ -443,13 +498,15 @@ ib_path_fail(IbPath *path, bool fresh_statements, const char *run,
 	ErrorData  *error;
 	bool		stale;
 	bool		own;
+	bool		cut_short = ib_activity_is_cut_short();
 
 	MemoryContextSwitchTo(path->context);
 	ib_backfill_unwatch();
 	if (ib_decode_busy())
 		PG_RE_THROW();
 	error = CopyErrorData();
-	if (!is_lock_failure(error->sqlerrcode) || path->lock_tries == 0)
+	cut_short &= error->sqlerrcode == ERRCODE_QUERY_CANCELED;
+	if (!cut_short && (!is_lock_failure(error->sqlerrcode) || path->lock_tries == 0))
 		EmitErrorReport();
 	FlushErrorState();
 	AbortOutOfAnyTransaction();
@@ -464,7 +521,10 @@ ib_path_fail(IbPath *path, bool fresh_statements, const char *run,
 	stale = !fresh_statements && ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
 		ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION);
 	own = !is_transient(error->sqlerrcode) && !stale;
-	if (own)
+	if (cut_short)
+		ib_path_lose_place(path, psprintf("to fill it held more WAL than half of incbatch.max_retained_wal (%d MB)",
+										  ib_max_retained_wal));
+	else if (own)
 	{
 		char	   *reason = error->message;
 
