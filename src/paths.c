@@ -488,8 +488,8 @@ log_failure(IbPath *path, const char *run, TimestampTz started_at, const char *e
 /*
  * Called in the handler of an error of this path: note it in the catalog, so
  * that the path stops and the others go on.  In a new process, but if the path
- * was only being prepared, which leaves nothing behind, or in the way of a lock.  "run" is NULL if it was
- * not running.
+ * was only being prepared, which leaves nothing behind, or a lock was in its way.
+ * "run" is NULL if it was not running.
  */
 void
 ib_path_fail(IbPath *path, bool fresh_statements, const char *run,

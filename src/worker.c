@@ -148,7 +148,7 @@ await_slot(void)
 					errhint("Drop a slot that nobody needs, or raise max_replication_slots and restart the server."));
 		said = true;
 		ib_worker_enter(WORKER_NO_SLOT);
-		ib_activity(ACTIVITY_CREATING_SLOT, 0, "waiting for a free replication slot");
+		ib_activity(ACTIVITY_NO_SLOT, 0, NULL);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 1000, ib_wait_event(WAIT_FOR_WORK));
 		ResetLatch(MyLatch);
