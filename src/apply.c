@@ -160,6 +160,30 @@ ib_apply_settings(List *settings)
 								 true, 0, false);
 }
 
+/*
+ * Settings under which a part of a query may become text and is read again as
+ * it was: its constants, and the names of its columns.
+ */
+List *
+ib_text_settings(void)
+{
+	static const char *const settings[] = {
+		"DateStyle", "ISO",
+		"IntervalStyle", "postgres",
+		"extra_float_digits", "1",
+		"xmloption", "content",
+		"standard_conforming_strings", "on",
+		"array_nulls", "on",
+		"transform_null_equals", "off",
+		"quote_all_identifiers", "off",
+	};
+	List	   *result = NIL;
+
+	for (int i = 0; i < lengthof(settings); i++)
+		result = lappend(result, unconstify(char *, settings[i]));
+	return result;
+}
+
 Oid
 ib_relation_owner(Oid relid)
 {

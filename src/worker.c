@@ -91,18 +91,13 @@ fix_settings(void)
 		{"max_parallel_workers_per_gather", "0"},
 		{"client_min_messages", "warning"},
 		{"exit_on_error", "off"},
-		/* a query's constants become text, and are read again as they are */
-		{"DateStyle", "ISO"},
-		{"IntervalStyle", "postgres"},
-		{"extra_float_digits", "1"},
-		{"xmloption", "content"},
-		{"standard_conforming_strings", "on"},
-		{"array_nulls", "on"},
-		{"transform_null_equals", "off"},
 	};
+	List	   *text = MUTANT(SETTINGS) ? NIL : ib_text_settings();
 
-	for (int i = 0; i < lengthof(settings) - (MUTANT(SETTINGS) ? 7 : 0); i++)
+	for (int i = 0; i < lengthof(settings); i++)
 		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+	for (int i = 0; i < list_length(text); i += 2)
+		SetConfigOption(list_nth(text, i), list_nth(text, i + 1), PGC_SUSET, PGC_S_OVERRIDE);
 }
 
 /*

@@ -88,6 +88,15 @@ SELECT k, count(*) AS n, max(v) AS largest, sum(i) AS whole,
   FROM shop.texts_source
  GROUP BY k};
 
+$query{'shop.scaled'} = q{
+SELECT k, sum(i) + interval '-1 day -2:03:04' AS moved, count(*) * 0.12345678901234567::float8 AS part,
+       max(d) > date '2024-03-02' AS late, count(w) + 0 = ANY (ARRAY[8, NULL]) AS eight
+  FROM shop.texts_source
+ GROUP BY k};
+
+# Of these, those that change what text means.
+my @text = qw(DateStyle IntervalStyle extra_float_digits array_nulls transform_null_equals quote_all_identifiers);
+
 my $node = new_node('main');
 $node->start;
 create_shop($node, 'postgres');
@@ -133,12 +142,12 @@ SET ROLE one;
 		[ 'without LOGIN', 'ALTER ROLE uno NOLOGIN' ],
 		[ 'REASSIGN OWNED', 'REASSIGN OWNED BY uno TO two' ],
 		[ 'the first one dropped', 'DROP OWNED BY uno; DROP ROLE uno' ],
-		[ 'ALTER OWNER', 'ALTER VIEW shop.spread OWNER TO postgres; ALTER VIEW shop.spread_batch OWNER TO postgres; ALTER TABLE shop.spread_state OWNER TO postgres' ],
+		[ 'ALTER OWNER', 'ALTER VIEW shop.spread OWNER TO CURRENT_USER; ALTER VIEW shop.spread_batch OWNER TO CURRENT_USER; ALTER TABLE shop.spread_state OWNER TO CURRENT_USER' ],
 		[ 'and back', 'ALTER VIEW shop.spread OWNER TO two; ALTER VIEW shop.spread_batch OWNER TO two; ALTER TABLE shop.spread_state OWNER TO two' ])
 	{
 		my ($what, $sql) = @$case;
 
-		$node->safe_psql('postgres', $sql =~ s/CURRENT/current_user/r);
+		$node->safe_psql('postgres', $sql);
 		change();
 		are_exact($node, 'postgres', ['shop.spread'], "61: $what");
 	}
@@ -199,9 +208,6 @@ subtest '62: settings' => sub {
 	foreach my $where ('DATABASE postgres', 'ROLE ALL')
 	{
 		my @statements = map { "ALTER $where SET $_ = '$hostile{$_}'" } sort keys %hostile;
-		# lists are not one string
-		s/'(SQL, DMY)'/$1/ foreach @statements;
-		s/DateStyle = SQL, DMY/DateStyle = 'SQL, DMY'/ foreach @statements;
 		local $ENV{PGOPTIONS} = harmless();
 		$node->safe_psql('postgres', join ';', @statements);
 		$node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
@@ -209,6 +215,10 @@ subtest '62: settings' => sub {
 		$node->safe_psql('postgres', q{SELECT shop.add_texts(coalesce(max(id), 0)) FROM shop.texts_source});
 		my $seconds = timed { are_exact($node, 'postgres', \@names, "62: $where") };
 		cmp_ok($seconds, '<', 10, "62: $where: as soon as before");
+		$node->safe_psql('postgres', join ';', (map { "SET $_ = '$hostile{$_}'" } @text),
+			IncBatch::create_pipeline_sql('shop.scaled', $query{'shop.scaled'}, trigger_interval => '0'));
+		are_exact($node, 'postgres', ['shop.scaled'], "62: $where: created under them");
+		$node->safe_psql('postgres', "SELECT incbatch.drop_pipeline('shop.scaled')");
 		$node->safe_psql('postgres', "SELECT incbatch.rebuild_pipeline('shop.texts')");
 		are_exact($node, 'postgres', ['shop.texts'], "62: $where: rebuilt");
 		is(worker_pid($node, 'postgres'), $worker, "62: $where: the worker lives");
@@ -226,7 +236,7 @@ subtest '65: a standby, and single-user mode' => sub {
 	$standby->start;
 	fails_like($standby, 'postgres', q{CALL incbatch.refresh_pipeline('shop.texts')},
 		qr/no incbatch worker runs on a standby.*primary/s, '65: refresh_pipeline');
-	fails_like($standby, 'postgres', q{SELECT incbatch.wait_for('shop.texts')},
+	fails_like($standby, 'postgres', q{SELECT incbatch.wait_for('shop.texts', '0/1')},
 		qr/no incbatch worker runs on a standby/, '65: wait_for');
 	fails_like($standby, 'postgres', q{SELECT incbatch.rebuild_pipeline('shop.texts')},
 		qr/read-only transaction|recovery/, '65: rebuild_pipeline');
@@ -312,9 +322,9 @@ DELETE FROM shop.orders WHERE order_id IN (SELECT order_id FROM shop.orders ORDE
 # Options of a session that is as it was before the settings.
 sub harmless
 {
+	my $names    = join ',', map { "'$_'" } grep { $_ ne 'role' } sort keys %hostile;
 	my $settings = $node->safe_psql('postgres',
-		q{SELECT string_agg(format('-c %s=%s', name, replace(replace(coalesce(nullif(setting, ''), ''), E'\\\\', E'\\\\\\\\'), ' ', E'\\\\ ')), ' ')
-  FROM pg_settings WHERE name = ANY ('{} . join(',', grep { $_ ne 'role' } sort keys %hostile) . q{}')});
+		"SELECT format('-c %s=%s', name, setting) FROM pg_settings WHERE name IN ($names)");
 
-	return "$settings -c role=none";
+	return join ' ', '-c role=none', map { s/\\/\\\\/g; s/^-c //; s/ /\\ /g; "-c $_" } split /\n/, $settings;
 }
