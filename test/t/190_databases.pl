@@ -117,8 +117,14 @@ subtest '57: others do not wait for decoding, nor does a shutdown' => sub {
 	}
 	cmp_ok($during, '>=', 1, '57: a database is dropped while a large transaction is decoded');
 	cmp_ok($longest, '<', $quick, '57: and so are the others at once');
-	end_session($client);
 	are_exact($node, 'shops', [$busy], '57: in the end');
+
+	my $etas = '';
+	ask($client, "SELECT incbatch.rebuild_pipeline('$busy')");
+	$etas .= ask($client, "SELECT coalesce(min(eta), '0') FROM incbatch.progress") . ' '
+	  until ask($client, "SELECT state = 'running' FROM incbatch.pipelines WHERE pipeline = '$busy'") eq 't';
+	unlike($etas, qr/-/, '57: a backfill ends in the future');
+	end_session($client);
 
 	# 58
 	$node->safe_psql('shops', "SELECT incbatch.rebuild_pipeline('$busy')");
