@@ -68,11 +68,16 @@ enum IbMutant
 	MUTANT_COPY_HELD_BACK = 40, /* 210_divergence: what the sibling held back is not read again */
 	MUTANT_FILL_EMPTIES = 41,	/* 215_rebuild: a table is emptied for all before it is filled */
 
+	/* exactly once */
+	MUTANT_ROW_LSN = 42,		/* 155_transactions: a transaction is where its first row is */
+	MUTANT_UNFLUSHED = 43,		/* 020_crash: the slot is confirmed for what may be lost */
+	MUTANT_OWN_WRITES = 44,		/* 155_transactions: the worker decodes what it writes */
+
 	/* beside others */
-	MUTANT_INTERRUPTS = 42,		/* 190_databases: decoding lets nobody interrupt it */
-	MUTANT_LOCK_WAITS = 43,		/* locks: a run waits for a row until it gets it */
-	MUTANT_SETTINGS = 44,		/* 195_settings: settings of the database reach the worker */
-	MUTANT_VERSION = 45,		/* 190_databases: another version's tables are taken for one's own */
+	MUTANT_INTERRUPTS = 45,		/* 190_databases: decoding lets nobody interrupt it */
+	MUTANT_LOCK_WAITS = 46,		/* locks: a run waits for a row until it gets it */
+	MUTANT_SETTINGS = 47,		/* 195_settings: settings of the database reach the worker */
+	MUTANT_VERSION = 48,		/* 190_databases: another version's tables are taken for one's own */
 };
 
 #ifdef INCBATCH_MUTANT
