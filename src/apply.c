@@ -76,7 +76,7 @@ tables_of(Oid definition)
 void
 ib_limit_lock_waits(void)
 {
-	(void) set_config_option("lock_timeout", "100ms", PGC_USERSET, PGC_S_SESSION,
+	(void) set_config_option("lock_timeout", MUTANT(LOCK_WAITS) ? "0" : "100ms", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);
 }
 
@@ -159,6 +159,30 @@ ib_apply_settings(List *settings)
 		(void) set_config_option(list_nth(settings, i), list_nth(settings, i + 1),
 								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
 								 true, 0, false);
+}
+
+/*
+ * Settings under which a part of a query may become text and is read again as
+ * it was: its constants, and the names of its columns.
+ */
+List *
+ib_text_settings(void)
+{
+	static const char *const settings[] = {
+		"DateStyle", "ISO",
+		"IntervalStyle", "postgres",
+		"extra_float_digits", "1",
+		"xmloption", "content",
+		"standard_conforming_strings", "on",
+		"array_nulls", "on",
+		"transform_null_equals", "off",
+		"quote_all_identifiers", "off",
+	};
+	List	   *result = NIL;
+
+	for (int i = 0; i < lengthof(settings); i++)
+		result = lappend(result, unconstify(char *, settings[i]));
+	return result;
 }
 
 Oid

@@ -264,7 +264,7 @@ find_final(int32 pipeline, Oid pipeline_relation, int32 consumer)
 	Datum	   *values;
 	List	   *cuts;
 
-	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
+	ib_apply_settings(list_concat(list_make2("search_path", "pg_catalog, pg_temp"), ib_text_settings()));
 	pq = ib_query_analyze(ib_query_of_view(definition));
 	if (ib_window_keys_of(pq, event_time) == NIL)
 		ereport(ERROR,
@@ -299,7 +299,7 @@ find_final(int32 pipeline, Oid pipeline_relation, int32 consumer)
 static Oid
 create_relation(RangeVar *name, Oid pipeline_relation, Oid owner, const char *condition)
 {
-	List	   *settings = list_make2("search_path", "pg_catalog, pg_temp");
+	List	   *settings = list_concat(list_make2("search_path", "pg_catalog, pg_temp"), ib_text_settings());
 	OwnerScope	scope;
 	ObjectAddress view;
 	ObjectAddress other;
@@ -632,7 +632,7 @@ ib_closed_before(PG_FUNCTION_ARGS)
 		PG_RETURN_NULL();
 	guc_level = NewGUCNestLevel();
 	ib_apply_settings(settings);
-	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
+	ib_apply_settings(list_make4("search_path", "pg_catalog, pg_temp", "quote_all_identifiers", "off"));
 	SPI_connect();
 	if (SPI_execute_with_args(sql, 1, types, &closed, NULL, true, 1) != SPI_OK_SELECT ||
 		SPI_processed != 1)

@@ -395,7 +395,7 @@ ib_verify_pipeline(PG_FUNCTION_ARGS)
 
 	guc_level = NewGUCNestLevel();
 	ib_apply_settings(subject.settings);
-	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
+	ib_apply_settings(list_make4("search_path", "pg_catalog, pg_temp", "quote_all_identifiers", "off"));
 	subject.query = subject.track_lookups ?
 		ib_lookups_analyze(ib_query_of_view(subject.definition)) :
 		ib_query_analyze(ib_query_of_view(subject.definition));
