@@ -180,14 +180,11 @@ void
 ib_change_catalog(const char *sql, int expected, int nargs, const Oid *types,
 			   const Datum *values, const char *nulls)
 {
-	Oid			save_userid;
-	int			save_context;
+	CatalogScope scope;
 
-	ib_catalog_become_owner(&save_userid, &save_context);
-	SPI_connect();
+	ib_catalog_enter(&scope);
 	ib_spi(sql, expected, nargs, types, values, nulls);
-	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	ib_catalog_leave(&scope);
 	ib_wake_worker_at_commit();
 }
 
@@ -218,15 +215,13 @@ ib_pipeline_closes(int32 pipeline, Oid *definition, AttrNumber *event_time,
 {
 	Oid			types[] = {INT4OID};
 	Datum		values[] = {Int32GetDatum(pipeline)};
-	Oid			save_userid;
-	int			save_context;
+	CatalogScope scope;
 	HeapTuple	tuple;
 	TupleDesc	desc;
 	bool		isnull;
 	bool		result;
 
-	ib_catalog_become_owner(&save_userid, &save_context);
-	SPI_connect();
+	ib_catalog_enter(&scope);
 	ib_spi("SELECT lateness IS NOT NULL, definition::pg_catalog.oid, coalesce(event_time, 0::pg_catalog.int2), track_lookups"
 		   " FROM incbatch.pipeline WHERE id OPERATOR(pg_catalog.=) $1",
 		   SPI_OK_SELECT, 1, types, values, NULL);
@@ -238,8 +233,7 @@ ib_pipeline_closes(int32 pipeline, Oid *definition, AttrNumber *event_time,
 	*definition = DatumGetObjectId(SPI_getbinval(tuple, desc, 2, &isnull));
 	*event_time = DatumGetInt16(SPI_getbinval(tuple, desc, 3, &isnull));
 	*tracks_lookups = DatumGetBool(SPI_getbinval(tuple, desc, 4, &isnull));
-	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	ib_catalog_leave(&scope);
 	return result;
 }
 
@@ -426,12 +420,10 @@ forget_pipelines(Datum pipelines)
 	Oid			types[] = {INT4ARRAYOID};
 	List	   *relations = NIL;
 	MemoryContext caller = CurrentMemoryContext;
-	Oid			save_userid;
-	int			save_context;
+	CatalogScope scope;
 	ListCell   *lc;
 
-	ib_catalog_become_owner(&save_userid, &save_context);
-	SPI_connect();
+	ib_catalog_enter(&scope);
 	ib_spi("SELECT c.relation::pg_catalog.oid AS oid FROM incbatch.consumer c"
 		   " WHERE c.pipeline OPERATOR(pg_catalog.=) ANY ($1)"
 		   " UNION ALL SELECT a.relation::pg_catalog.oid FROM incbatch.path a"
@@ -442,9 +434,7 @@ forget_pipelines(Datum pipelines)
 		   SPI_OK_SELECT, 1, types, &pipelines, NULL);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		bool		isnull;
-		Oid			oid = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
-														 SPI_tuptable->tupdesc, 1, &isnull));
+		Oid			oid = DatumGetObjectId(ib_spi_column(i, 1, NULL));
 		MemoryContext spi = MemoryContextSwitchTo(caller);
 
 		relations = lappend_oid(relations, oid);
@@ -454,8 +444,7 @@ forget_pipelines(Datum pipelines)
 		LockRelationOid(lfirst_oid(lc), AccessExclusiveLock);
 	ib_spi("DELETE FROM incbatch.pipeline WHERE id OPERATOR(pg_catalog.=) ANY ($1)",
 		   SPI_OK_DELETE, 1, types, &pipelines, NULL);
-	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	ib_catalog_leave(&scope);
 	ib_wake_worker_at_commit();
 	return relations;
 }
@@ -492,13 +481,10 @@ ib_drop_pipeline(PG_FUNCTION_ARGS)
 static int32
 find_bereft_pipeline(Oid *relation)
 {
-	Oid			save_userid;
-	int			save_context;
+	CatalogScope scope;
 	int32		pipeline = 0;
-	bool		isnull;
 
-	ib_catalog_become_owner(&save_userid, &save_context);
-	SPI_connect();
+	ib_catalog_enter(&scope);
 	ib_spi("SELECT p.id, p.relation::pg_catalog.oid FROM incbatch.pipeline p"
 		   " JOIN incbatch.consumer c ON c.pipeline OPERATOR(pg_catalog.=) p.id"
 		   " JOIN pg_catalog.pg_event_trigger_dropped_objects() d"
@@ -508,11 +494,10 @@ find_bereft_pipeline(Oid *relation)
 		   SPI_OK_SELECT, 0, NULL, NULL, NULL);
 	if (SPI_processed == 1)
 	{
-		pipeline = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-		*relation = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
+		pipeline = DatumGetInt32(ib_spi_column(0, 1, NULL));
+		*relation = DatumGetObjectId(ib_spi_column(0, 2, NULL));
 	}
-	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	ib_catalog_leave(&scope);
 	return pipeline;
 }
 
@@ -550,8 +535,7 @@ ib_on_drop(PG_FUNCTION_ARGS)
 {
 	Datum		pipelines = (Datum) 0;
 	bool		isnull = true;
-	Oid			save_userid;
-	int			save_context;
+	CatalogScope scope;
 	MemoryContext caller = CurrentMemoryContext;
 
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
@@ -559,8 +543,7 @@ ib_on_drop(PG_FUNCTION_ARGS)
 				errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
 				errmsg("incbatch.on_drop can only be called as an event trigger"));
 
-	ib_catalog_become_owner(&save_userid, &save_context);
-	SPI_connect();
+	ib_catalog_enter(&scope);
 	ib_spi("WITH dropped AS (SELECT objid FROM pg_catalog.pg_event_trigger_dropped_objects()"
 		   " WHERE classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass"
 		   " AND objsubid OPERATOR(pg_catalog.=) 0)"
@@ -572,7 +555,7 @@ ib_on_drop(PG_FUNCTION_ARGS)
 		   SPI_OK_SELECT, 0, NULL, NULL, NULL);
 	if (SPI_processed == 1)
 	{
-		pipelines = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+		pipelines = ib_spi_column(0, 1, &isnull);
 		if (!isnull)
 		{
 			MemoryContext spi = MemoryContextSwitchTo(caller);
@@ -581,8 +564,7 @@ ib_on_drop(PG_FUNCTION_ARGS)
 			MemoryContextSwitchTo(spi);
 		}
 	}
-	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	ib_catalog_leave(&scope);
 
 	if (!isnull)
 		ib_drop_relations(forget_pipelines(pipelines));
@@ -613,27 +595,47 @@ ib_on_drop(PG_FUNCTION_ARGS)
 static void
 require_all_marked(void)
 {
-	Oid			save_userid;
-	int			save_context;
+	CatalogScope scope;
 	bool		missed;
 
 	if (!IsolationUsesXactSnapshot())
 		return;
-	ib_catalog_become_owner(&save_userid, &save_context);
-	SPI_connect();
+	ib_catalog_enter(&scope);
 	PushActiveSnapshot(GetLatestSnapshot());
 	if (SPI_execute("SELECT FROM incbatch.path a WHERE EXISTS (SELECT" PATHS_OF_REWRITTEN ")",
 					true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read incbatch.path");
 	missed = SPI_processed > 0;
 	PopActiveSnapshot();
-	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	ib_catalog_leave(&scope);
 	if (missed)
 		ereport(ERROR,
 				errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				errmsg("a pipeline of this table was created since the transaction began"),
 				errhint("Try the transaction again."));
+}
+
+/* A crash would empty an unlogged state table, and the frontier would stay. */
+static void
+refuse_unlogged_state(void)
+{
+	CatalogScope scope;
+	bool		found;
+
+	ib_catalog_enter(&scope);
+	if (SPI_execute("SELECT FROM incbatch.path"
+					" WHERE relation::pg_catalog.oid OPERATOR(pg_catalog.=) pg_catalog.pg_event_trigger_table_rewrite_oid()"
+					" AND pg_catalog.pg_event_trigger_table_rewrite_reason() OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.<>) 0",
+					true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read incbatch.path");
+	found = SPI_processed > 0;
+	ib_catalog_leave(&scope);
+	if (found)
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("the state table of a pipeline cannot be unlogged"),
+				errdetail("After a crash it would be empty, while the pipeline goes on from where it was."),
+				errhint("Leave it logged."));
 }
 
 /*
@@ -649,6 +651,8 @@ ib_on_rewrite(PG_FUNCTION_ARGS)
 				errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
 				errmsg("incbatch.on_rewrite can only be called as an event trigger"));
 
+	if (!MUTANT(UNLOGGED_STATE))
+		refuse_unlogged_state();
 	ib_change_catalog("UPDATE incbatch.path a SET state = 'needs_rebuild',"
 				   " state_since = pg_catalog.clock_timestamp(), last_error ="
 				   " pg_catalog.format('table %s was set UNLOGGED or LOGGED; run incbatch.rebuild_pipeline',"
