@@ -1,5 +1,6 @@
 
-# What others can do to a database with pipelines: hazards 66, 67, 68 and 77.
+# What others can do to a database with pipelines: hazards 66, 67, 68, 74
+# and 77.
 #
 # Proves:
 # - CREATE EXTENSION adopts nothing that somebody has put in its way, and what
@@ -8,6 +9,8 @@
 # - the owner of a pipeline's relations, and of the database, can make the
 #   worker run code of his in four ways that once made superusers of others;
 #   here none does, and the pipeline is right or says why it is not;
+# - a batch of as many groups as rows takes bounded memory, and there are no more
+#   paths than incbatch.max_paths;
 # - operators, functions, types and tables of the names that the
 #   extension uses, first in everybody's search_path, are never called: not by
 #   its functions and views, nor by the worker;
@@ -25,7 +28,7 @@ use Test::More;
 
 my $top    = "$FindBin::RealBin/../..";
 my $script = slurp_file("$top/sql/incbatch--1.0.sql");
-my $node   = new_node('main', autovacuum => 'off', max_worker_processes => 12);
+my $node   = new_node('main', autovacuum => 'off', max_worker_processes => 12, 'incbatch.max_paths' => 12);
 $node->start;
 $node->safe_psql('postgres', 'CREATE ROLE mallory LOGIN');
 my $super = $node->safe_psql('postgres', 'SELECT current_user');
@@ -47,7 +50,7 @@ sub is_superuser
 	unlike($text, qr/OR\s+REPLACE/i,       '68: the script replaces nothing');
 	unlike($text, qr/IF\s+NOT\s+EXISTS/i,  '68: the script adopts nothing');
 	unlike($text, qr/SECURITY\s+DEFINER/i, '68: no function of the script has the rights of its owner');
-	unlike($text, qr/SET\s+(LOCAL\s+)?search_path/i, '68: the script relies on the path that CREATE EXTENSION sets');
+	unlike($text, qr/^\s*SET\s+(?:(?:LOCAL|SESSION)\s+)?search_path\b(?!\s*=\s*pg_catalog, pg_temp$)/im, '68: the script relies on the path that CREATE EXTENSION sets');
 	my @unqualified = $text =~ /^CREATE (?:FUNCTION|PROCEDURE|VIEW|TABLE|TYPE) (?!incbatch\.)(\S+)/gm;
 	is("@unqualified", '', '68: whatever the script makes, it names in full');
 	my ($control) = slurp_file("$top/incbatch.control");
@@ -187,6 +190,36 @@ fails_like($node, 'malls', q{CALL incbatch.refresh_pipeline('app.p')},
 is(is_superuser('mallory') . as_mallory('SELECT count(*) FROM app.attempts'), 'f0', '66: it is not fired');
 as_mallory(q{DROP TRIGGER climb ON app.p_state; SELECT incbatch.resume_pipeline('app.p')});
 is(differences($node, 'malls', 'app.p'), '', '66: without it, it goes on');
+
+# ---------------------------------------------------------------------------
+# 74: as many groups as rows, and as many paths as there may be
+
+sub memory_kb
+{
+	my $status = slurp_file('/proc/' . worker_pid($node, 'malls') . '/status');
+	my ($peak)   = $status =~ /^VmHWM:\s+(\d+) kB/m;
+	my ($shared) = $status =~ /^RssShmem:\s+(\d+) kB/m;
+	return $peak - $shared;
+}
+my $before = memory_kb();
+as_mallory('INSERT INTO app.src SELECT i, i, 1 FROM generate_series(1000, 200000) i');
+is(differences($node, 'malls', 'app.p'), '', '74: 199,001 groups in one batch');
+my $after = memory_kb();
+cmp_ok($after - $before, '<', 128 * 1024, "74: the worker's memory is bounded: $before kB, then $after kB");
+as_mallory('DELETE FROM app.src WHERE id >= 1000; UPDATE app.src SET v = v + 1');
+is(differences($node, 'malls', 'app.p'), '', '74: and as many gone in one');
+my $paths = 1;
+my $refused;
+while ($paths < 20 && !defined $refused)
+{
+	my ($ret, undef, $stderr) = $node->psql('malls',
+		"SELECT incbatch.create_pipeline('app.many_$paths', 'SELECT count(*) FROM app.src')", @as_mallory);
+	if ($ret == 0) { $paths++ } else { $refused = $stderr }
+}
+is($paths, 12, '74: no more than incbatch.max_paths');
+like($refused, qr/ERROR:.*\n.*HINT:.*incbatch\.max_paths/s, '74: and it says so');
+as_mallory(q{SELECT count(incbatch.drop_pipeline(pipeline)) FROM incbatch.pipelines WHERE pipeline LIKE '%many%'});
+is(differences($node, 'malls', 'app.p'), '', '74: the others go on');
 
 # ---------------------------------------------------------------------------
 # 66 and 67: everything that the extension could mean by a name, first in the
