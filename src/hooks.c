@@ -10,10 +10,12 @@
  */
 #include "incbatch.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/dependency.h"
 #include "catalog/objectaccess.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
@@ -27,6 +29,7 @@
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 
 #include "decode.h"
 #include "shmem.h"
@@ -109,6 +112,25 @@ at_transaction_end(XactEvent event, void *arg)
 	holding = false;
 }
 
+/* May this role, as CREATE DATABASE sees it, copy that database? */
+static bool
+may_copy_database(Oid database)
+{
+	HeapTuple	role = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
+	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	bool		may = superuser();
+
+	if (!may && HeapTupleIsValid(role) && HeapTupleIsValid(tuple))
+		may = ((Form_pg_authid) GETSTRUCT(role))->rolcreatedb &&
+			(((Form_pg_database) GETSTRUCT(tuple))->datistemplate ||
+			 ib_database_ownercheck(database, GetUserId()));
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	if (HeapTupleIsValid(role))
+		ReleaseSysCache(role);
+	return may;
+}
+
 /* The database that a statement needs for itself, or InvalidOid. */
 static Oid
 database_needed_by(Node *statement)
@@ -157,8 +179,9 @@ database_needed_by(Node *statement)
 
 	/* whoever may not do it gets core's error, and the worker stays */
 	database = get_database_oid(name, true);
-	if (OidIsValid(database) && !IsA(statement, CreatedbStmt) &&
-		!ib_database_ownercheck(database, GetUserId()))
+	if (OidIsValid(database) &&
+		!(IsA(statement, CreatedbStmt) ? may_copy_database(database) :
+		  ib_database_ownercheck(database, GetUserId())))
 		return InvalidOid;
 	return database;
 }

@@ -684,7 +684,7 @@ note_name_change(Datum arg, int cacheid, uint32 hashvalue)
 	note_relation_change(arg, InvalidOid);
 }
 
-/* Learn of what names in statements stand for. */
+/* Learn of what names in statements stand for, and of what the owner may do. */
 void
 ib_paths_init(void)
 {
@@ -693,4 +693,7 @@ ib_paths_init(void)
 	CacheRegisterSyscacheCallback(PROCOID, note_name_change, (Datum) 0);
 	CacheRegisterSyscacheCallback(TYPEOID, note_name_change, (Datum) 0);
 	CacheRegisterSyscacheCallback(ENUMOID, note_name_change, (Datum) 0);
+	/* who may read what */
+	CacheRegisterSyscacheCallback(AUTHOID, note_name_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, note_name_change, (Datum) 0);
 }

@@ -423,7 +423,7 @@ ib_report(PG_FUNCTION_ARGS)
 	int			guc_level;
 
 	ib_refuse_null(fcinfo, 0, "name");
-	(void) ib_catalog_find_pipeline(PG_GETARG_TEXT_PP(0), &relation, false);
+	(void) ib_visible_pipeline(PG_GETARG_TEXT_PP(0), &relation);
 	initStringInfo(&report.text);
 	report.pipeline = ObjectIdGetDatum(relation);
 	report.at = PG_ARGISNULL(1) ? GetCurrentTimestamp() : PG_GETARG_TIMESTAMPTZ(1);

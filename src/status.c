@@ -23,6 +23,7 @@
 #include "utils/wait_event.h"
 
 #include "decode.h"
+#include "functions.h"
 #include "shmem.h"
 
 PG_FUNCTION_INFO_V1(ib_worker_status);
@@ -334,7 +335,10 @@ show_frontier(PathEntry *entry, XLogRecPtr lsn, TimestampTz as_of, Datum *values
 	nulls[FRONTIER_LSN] = nulls[AS_OF] = nulls[STALENESS] = nulls[BACKLOG_BYTES] = false;
 }
 
-/* How far a path of this database is; what is stored of it is given. */
+/*
+ * How far a path of this database is; what is stored of it is given.  The
+ * views ask, and so can anybody: of others' paths shared memory tells nothing.
+ */
 Datum
 ib_path_status(PG_FUNCTION_ARGS)
 {
@@ -352,6 +356,8 @@ ib_path_status(PG_FUNCTION_ARGS)
 	if (ib_shared != NULL)
 	{
 		entry = ib_path_entry_find(PG_GETARG_INT32(0));
+		if (entry != NULL && !ib_may_see_relation(entry->relation))
+			entry = NULL;
 		LWLockAcquire(ib_shared->lock, LW_SHARED);
 		worker = ib_database_find(MyDatabaseId);
 		LWLockRelease(ib_shared->lock);

@@ -237,9 +237,7 @@ ib_wait_for(PG_FUNCTION_ARGS)
 	ib_refuse_null(fcinfo, 2, "timeout");
 	ib_shmem_require();
 	require_worker();
-	pipeline = ib_catalog_find_pipeline(PG_GETARG_TEXT_PP(0), &relation, false);
-	if (pg_class_aclcheck(relation, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_VIEW, get_rel_name(relation));
+	pipeline = ib_readable_pipeline(PG_GETARG_TEXT_PP(0), &relation);
 	lsn = Min(PG_GETARG_LSN(1), ib_wal_end());
 	timeout = PG_GETARG_INTERVAL_P(2);
 	deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
