@@ -94,6 +94,7 @@ ALTER TABLE t REPLICA IDENTITY FULL;
 SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k');
 SELECT incbatch.create_pipeline('p2', 'SELECT v, count(*) FROM t GROUP BY v');
 CALL exact('p');
+CALL incbatch.refresh_pipeline('p2');
 ALTER TABLE t DROP COLUMN k CASCADE;
 TABLE left_over;
 INSERT INTO t VALUES (1, 1);
