@@ -66,8 +66,20 @@ enum IbMutant
 	MUTANT_UNLOGGED_STATE = 38, /* divergence: a state table may be unlogged */
 	MUTANT_COPY_WITHOUT_RUN = 39,	/* 210_divergence: a sibling is copied as it was */
 	MUTANT_COPY_HELD_BACK = 40, /* 210_divergence: what the sibling held back is not read again */
-	MUTANT_VERIFY_INSTANT = 41, /* 210_divergence: verify reads a frontier that is newer than the rows */
-	MUTANT_FILL_EMPTIES = 42,	/* 215_rebuild: a table is emptied for all before it is filled */
+	MUTANT_FILL_EMPTIES = 41,	/* 215_rebuild: a table is emptied for all before it is filled */
+
+	/* exactly once */
+	MUTANT_ROW_LSN = 42,		/* 155_transactions: a transaction is where its first row is */
+	MUTANT_UNFLUSHED = 43,		/* 155_transactions: the slot is confirmed for what may be lost */
+	MUTANT_OWN_WRITES = 44,		/* 155_transactions: the worker decodes what it writes */
+
+	/* rows that make the query fail */
+	MUTANT_DIVERT_CANCEL = 45,	/* failed_rows: the deletion of a row that is left out counts */
+	MUTANT_DIVERT_SOURCE = 46,	/* failed_rows: groups that are evaluated again have it */
+	MUTANT_DEATHS = 47,			/* 160_poison: nobody knows what the worker died of */
+
+	/* looking */
+	MUTANT_VERIFY_INSTANT = 48, /* 210_divergence: verify reads a frontier that is newer than the rows */
 };
 
 #ifdef INCBATCH_MUTANT

@@ -41,6 +41,7 @@
 #include "utils/syscache.h"
 #include "utils/wait_event.h"
 
+#include "deaths.h"
 #include "decode.h"
 #include "meter.h"
 #include "source.h"
@@ -78,7 +79,7 @@ fix_settings(void)
 		{"default_transaction_isolation", "repeatable read"},
 		{"default_transaction_read_only", "off"},
 		{"default_transaction_deferrable", "off"},
-		{"synchronous_commit", "local"},
+		{"synchronous_commit", MUTANT(UNFLUSHED) ? "off" : "local"},
 		{"statement_timeout", "0"},
 		{"lock_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
@@ -191,6 +192,7 @@ make_slot(void)
 		proc_exit(0);
 	}
 	PG_END_TRY();
+	FAULT(SLOT_MADE);
 	ib_begin_catalog("recording the replication slot");
 	ib_catalog_store_slot(start);
 	ib_commit();
@@ -273,6 +275,7 @@ start_collecting(IbPath *path)
 	PG_TRY();
 	{
 		ib_activity(ACTIVITY_PREPARING, path->row->path, NULL);
+		ib_deaths_enter(path->row->path);
 		ib_begin();
 		ib_limit_lock_waits();
 		path->writes = path->row->definition;
@@ -280,6 +283,7 @@ start_collecting(IbPath *path)
 		if (ib_lock_sources(path, true))
 			ib_path_prepare(path);
 		ib_commit();
+		ib_deaths_leave();
 	}
 	PG_CATCH();
 	{
@@ -459,7 +463,7 @@ confirm(XLogRecPtr seen)
 		/* what it has stored counts before it is judged */
 		if (path->stored_commit > flushed && path->confirmable + ib_retained_limit() < seen)
 			flushed = ib_flush_wal();
-		if (path->stored_commit <= flushed)
+		if (path->stored_commit <= flushed || MUTANT(UNFLUSHED))
 			path->confirmable = path->stored_lsn;
 		if (path->confirmable + ib_retained_limit() < seen)
 		{
@@ -499,6 +503,7 @@ run_path(IbPath *path, const char *reason, bool store)
 
 	ib_activity(path->row->state == PATH_RUNNING ? ACTIVITY_FOLDING : ACTIVITY_BACKFILLING,
 				path->row->path, NULL);
+	ib_deaths_enter(path->row->path);
 	PG_TRY();
 	{
 		if (path->row->state == PATH_RUNNING)
@@ -517,6 +522,9 @@ run_path(IbPath *path, const char *reason, bool store)
 	}
 	PG_END_TRY();
 
+	ib_deaths_leave();
+	if (done)
+		ib_path_survived(path);
 	if (done && path->statements != NULL)
 		path->statements->proven = true;
 	if (ib_inputs_lost(path))
@@ -556,7 +564,9 @@ copy_path(IbPath *path, IbPath *sibling)
 	ib_activity(ACTIVITY_COPYING, path->row->path, NULL);
 	PG_TRY();
 	{
+		ib_deaths_enter(path->row->path);
 		done = ib_path_copy(path, sibling);
+		ib_deaths_leave();
 	}
 	PG_CATCH();
 	{
@@ -591,8 +601,11 @@ run_due_paths(Horizon now)
 		if (reason != NULL && strcmp(reason, "copy") == 0)
 			copy_path(path, ib_path_sibling_to_copy(path));
 		else if (reason != NULL)
+		{
 			run_path(path, reason, strcmp(reason, "refresh") == 0 ||
 					 strcmp(reason, "quiet") == 0);
+			FAULT(BETWEEN_PATHS);
+		}
 		if (path->inputs != NIL)
 			pg_atomic_write_u64(&path->shared->backlog_rows, ib_inputs_rows(path));
 	}
@@ -672,9 +685,11 @@ retire(void)
 {
 	bool		gone = false;
 
+	FAULT(PIPELINES_GONE);
 	ib_decode_close();
 	if (ib_slot_position().ours)
 		ib_slot_drop();
+	FAULT(SLOT_DROPPED);
 	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
 	if (ib_paths_are_current())
 	{
@@ -694,6 +709,7 @@ start_round(void)
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
 	}
+	ib_paths_rebuild_lost();
 }
 
 /* Without a slot, for nobody needs one: until pipelines change. */
@@ -771,6 +787,7 @@ ib_worker_main(Datum arg)
 	ib_backfill_init();
 	ib_paths_init();
 	ib_collect_init();
+	ib_deaths_init(database);
 	MemoryContextSwitchTo(TopMemoryContext);
 
 	ib_activity_obsolete_if(ib_paths_are_current);
@@ -779,9 +796,13 @@ ib_worker_main(Datum arg)
 		if (!ib_paths_load())
 		{
 			if (retire())
+			{
+				ib_deaths_remove();
 				break;
+			}
 			continue;
 		}
+		ib_paths_stop_deadly();
 		attach_slot();
 		if (ib_paths_need_slot())
 			work();
