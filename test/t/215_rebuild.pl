@@ -197,11 +197,11 @@ sub runs_again
 	my $session = hold();
 	sql(q{SELECT incbatch.rebuild_pipeline('shop.totals')});
 	wait_until_it_hangs();
-	is(sql(q{SELECT count(*) FROM incbatch.path_state WHERE state = 'backfilling'}), 1, '81: backfilling');
+	is(sql(q{SELECT count(*) > 0 FROM incbatch.path_state WHERE state = 'backfilling'}), 't', '81: backfilling');
 	sql(q{SELECT incbatch.pause_pipeline('shop.totals')});
 	is(state(), 'paused', '81: backfilling can be paused');
 	sql(q{SELECT incbatch.resume_pipeline('shop.totals')},
-		q{SELECT pg_terminate_backend(b) FROM incbatch.workers, unnest(pg_blocking_pids(pid)) b});
+		q{SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted});
 	runs_again('backfilling: who blocks it is ended');
 	end_session($session);
 }
