@@ -143,12 +143,12 @@ foreach my $round (1 .. $rebuilds)
 
 		sql(q{SELECT incbatch.rebuild_pipeline('shop.totals')});
 		wait_until_it_hangs();
-		ask($reader, 'BEGIN ISOLATION LEVEL REPEATABLE READ');
-		my $before = ask($reader, 'SELECT array_agg(t ORDER BY branch) FROM shop.totals t');
+		# a snapshot, and no lock on anything
+		ask($reader, 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
 		end_session($session);
-		wait_for_state($node, 'postgres', 'shop.totals', 'running');
-		is(ask($reader, 'SELECT array_agg(t ORDER BY branch) FROM shop.totals t'), $before,
-			"82: round $round, a snapshot of before still has the old rows");
+		sql(q{CALL incbatch.refresh_pipeline('shop.totals')});
+		is(ask($reader, "SELECT shop.check_relation('$_')"), 't 100000 100', "82: round $round, a snapshot of before still has rows: $_")
+		  foreach @relations;
 		end_session($reader);
 		$hung++;
 	}
@@ -197,11 +197,11 @@ sub runs_again
 	my $session = hold();
 	sql(q{SELECT incbatch.rebuild_pipeline('shop.totals')});
 	wait_until_it_hangs();
-	is(sql(q{SELECT count(*) FROM incbatch.path_state WHERE state = 'backfilling'}), 1, '81: backfilling');
+	is(sql(q{SELECT count(*) > 0 FROM incbatch.path_state WHERE state = 'backfilling'}), 't', '81: backfilling');
 	sql(q{SELECT incbatch.pause_pipeline('shop.totals')});
 	is(state(), 'paused', '81: backfilling can be paused');
 	sql(q{SELECT incbatch.resume_pipeline('shop.totals')},
-		q{SELECT pg_terminate_backend(b) FROM incbatch.workers, unnest(pg_blocking_pids(pid)) b});
+		q{SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted});
 	runs_again('backfilling: who blocks it is ended');
 	end_session($session);
 }
