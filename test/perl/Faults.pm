@@ -19,7 +19,7 @@ use strict;
 use warnings;
 
 use Exporter 'import';
-use FindBin;
+use File::Basename;
 use IncBatch;
 use PostgreSQL::Test::Utils;
 
@@ -31,9 +31,7 @@ my %highest = ();    # stored frontier by path
 # The names of all points.
 sub fault_points
 {
-	my $root = $ENV{SOURCE_TREE} || "$FindBin::RealBin/../..";
-
-	return map { lc } slurp_file("$root/src/fault.h") =~ /^\tFAULT_(\w+),/mg;
+	return map { lc } slurp_file(dirname(__FILE__) . '/../../src/fault.h') =~ /^\tFAULT_(\w+),/mg;
 }
 
 # Whether the node, which runs, has fault points; if so it can be armed from now on.
