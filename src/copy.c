@@ -106,6 +106,7 @@ ib_path_copy(IbPath *path, IbPath *sibling)
 	ib_commit();
 
 	path->row->state = PATH_RUNNING;
+	path->row->left_out = sibling->row->left_out;
 	path->stored_lsn = path->confirmable = path->row->frontier.lsn;
 	path->stored_commit = XactLastCommitEnd;
 	path->ran_at = sibling->ran_at;
