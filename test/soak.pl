@@ -127,14 +127,14 @@ sub sql
 {
 	my ($sql) = @_;
 
-	return ($node->psql('postgres', "SET statement_timeout = '60s'; $sql"))[0] == 0;
+	return (try_psql($node, 'postgres', "SET statement_timeout = '60s'; $sql"))[0] == 0;
 }
 
 # One value, '' while the server recovers.
 sub one
 {
 	my ($sql) = @_;
-	my ($ret, $stdout) = $node->psql('postgres', $sql);
+	my ($ret, $stdout) = try_psql($node, 'postgres', $sql);
 
 	return $ret == 0 ? $stdout : '';
 }
@@ -219,7 +219,7 @@ sub failed
 sub compare
 {
 	stop_load();
-	$node->poll_query_until('postgres', 'SELECT true');
+	until_answers($node);
 	sql(q{SELECT incbatch.resume_pipeline(pipeline) FROM incbatch.pipelines WHERE state = 'paused'});
 	foreach my $gid (split /\n/, one('SELECT gid FROM pg_prepared_xacts'))
 	{
