@@ -104,6 +104,7 @@ extern const BatchTransaction *ib_batch_transaction_of(const Batch *batch, int64
 extern void ib_batch_remove_rows(Batch *batch, const int64 *numbers, int n);
 
 /* collect.c: who listens */
+extern void ib_collect_init(void);
 extern void ib_collect_add(Batch *batch);
 extern void ib_collect_remove(Batch *batch);
 extern bool ib_batch_is_full(const Batch *batch);

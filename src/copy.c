@@ -58,7 +58,8 @@ take_frontier(IbPath *path)
 {
 	MemoryContext old = MemoryContextSwitchTo(path->context);
 
-	path->row->has_frontier = ib_catalog_fetch_frontier(path->row->path, &path->row->frontier);
+	path->row->has_frontier = ib_catalog_fetch_frontier(path->row->path, InvalidSnapshot,
+														&path->row->frontier);
 	MemoryContextSwitchTo(old);
 	if (!path->row->has_frontier)
 		elog(ERROR, "a sibling that runs has no frontier");
