@@ -17,9 +17,14 @@
 use strict;
 use warnings;
 
+# The modules send what is printed to a log; this is for test/soak.
+our $out;
+BEGIN { open $out, '>&', \*STDOUT or die "STDOUT: $!"; }
+
 use FindBin;
 use lib "$FindBin::RealBin/perl";
 use Faults;
+use IO::Handle;
 use IncBatch;
 use List::Util qw(sum0);
 use Time::HiRes qw(time usleep);
@@ -28,9 +33,9 @@ my $end  = time + 60 * $ENV{SOAK_MINUTES};
 my $seed = $ENV{SOAK_SEED};
 my (%count, %fault, $bench, %load);
 my @names  = @shop_pipelines;
-my @points = fault_points();
+my @points = grep { !/^slot|^pipelines/ } fault_points();    # there are always pipelines here
 
-$| = 1;
+$out->autoflush;
 srand($seed);
 my $node = new_node('soak', 'incbatch.work_mem' => '256kB', checkpoint_timeout => '30s', max_prepared_transactions => 20);
 $node->start;
@@ -77,7 +82,15 @@ my @misfortunes = (
 	[ 'checkpoint',     1, sub { sql('CHECKPOINT') } ],);
 
 my $minute = 0;
-while (time < $end)
+eval {
+	run_minute() while time < $end;
+	counters('total');
+	$node->stop;
+	1;
+} or print $out "failed seed $seed: the run ends here: $@\n";
+print $out "| $_: $fault{$_}\n" foreach sort keys %fault;
+
+sub run_minute
 {
 	my $stop = time + 60;
 
@@ -85,7 +98,7 @@ while (time < $end)
 	while (time < $stop)
 	{
 		load();
-		usleep(200_000 + rand 2_000_000);
+		usleep(rand 1_000_000);
 		observe();
 		my $misfortune = weighted();
 		$count{ $misfortune->[0] }++ if $misfortune->[2]->();
@@ -93,11 +106,8 @@ while (time < $end)
 	}
 	compare();
 	counters('minute ' . ++$minute);
+	return;
 }
-counters('total');
-print "| at " . join(', ', map { "$_ $fault{$_}" } sort keys %fault) . "\n";
-$node->stop;
-exit 0;
 
 sub pick { return $_[ rand @_ ] }
 
@@ -117,14 +127,14 @@ sub sql
 {
 	my ($sql) = @_;
 
-	return ($node->psql('postgres', "SET statement_timeout = '60s'; $sql"))[0] == 0;
+	return (try_psql($node, 'postgres', "SET statement_timeout = '60s'; $sql"))[0] == 0;
 }
 
 # One value, '' while the server recovers.
 sub one
 {
 	my ($sql) = @_;
-	my ($ret, $stdout) = $node->psql('postgres', $sql);
+	my ($ret, $stdout) = try_psql($node, 'postgres', $sql);
 
 	return $ret == 0 ? $stdout : '';
 }
@@ -159,11 +169,14 @@ sub fault
 	my $point  = pick(@points);
 	my $action = pick(qw(error fatal panic kill9 wait wait));
 	my $offset = -s $node->logfile;
-	my $until  = time + 5;
+	my $until  = time + 4;
 	my $met;
 
-	arm($node, "$point:$action:" . (1 + int(rand($point eq 'decoding' ? 300 : 10))));
+	arm($node, "$point:$action:" . (1 + int(rand($point eq 'decoding' ? 300 : $point =~ /backfill|copied|wanted/ ? 1 : 5))));
 	sql("SELECT incbatch.rebuild_pipeline('" . pick(@names) . "')") if $point =~ /backfill/;
+	sql(q{SELECT incbatch.drop_consumer(consumer, pipeline) FROM incbatch.consumers WHERE consumer = 'copy'})
+	  && sql(q{SELECT incbatch.create_consumer('copy', 'shop.by_category', freshness => '40 seconds')})
+	  if $point eq 'copied';
 	signal('TERM', worker()) if $point eq 'worker_wanted';
 	until ($met = at_point($node, $point, $offset) or time > $until)
 	{
@@ -188,7 +201,7 @@ sub observe
 	my @broken = look($node);
 
 	failed("look: $_") foreach @broken;
-	print 'passed ', looks() - $before, "\n" unless @broken;
+	print $out 'passed ', looks() - $before, "\n" unless @broken;
 	return;
 }
 
@@ -198,7 +211,7 @@ sub failed
 
 	$count{differences}++;
 	$what =~ s/\n/\n| /g;
-	print "failed seed $seed: $what\n";
+	print $out "failed seed $seed: $what\n";
 	return;
 }
 
@@ -206,7 +219,7 @@ sub failed
 sub compare
 {
 	stop_load();
-	$node->poll_query_until('postgres', 'SELECT true');
+	until_answers($node);
 	sql(q{SELECT incbatch.resume_pipeline(pipeline) FROM incbatch.pipelines WHERE state = 'paused'});
 	foreach my $gid (split /\n/, one('SELECT gid FROM pg_prepared_xacts'))
 	{
@@ -217,7 +230,7 @@ sub compare
 		my $difference = differences_settled($node, 'postgres', $name);
 
 		$count{comparisons}++;
-		if ($difference eq '') { print "passed 1\n" }
+		if ($difference eq '') { print $out "passed 1\n" }
 		else                   { failed("$name: $difference") }
 	}
 	sql(pick('DELETE FROM shop.orders WHERE order_id > 8000', 'TRUNCATE shop.orders')
@@ -232,7 +245,7 @@ sub counters
 	my $now = one('SELECT pg_current_xact_id()');
 	my %other = map { $_ => 1 } qw(comparisons differences fault);
 
-	print "$what: ", join(', ',
+	print $out "$what: ", join(', ',
 		($now ? $now - $xid : '?') . ' transactions',
 		map({ ($count{$_} || 0) . " $_" } qw(comparisons differences)),
 		looks() . ' looks',

@@ -19,11 +19,11 @@ use strict;
 use warnings;
 
 use Exporter 'import';
-use FindBin;
+use File::Basename;
 use IncBatch;
 use PostgreSQL::Test::Utils;
 
-our @EXPORT = qw(fault_points open_faults arm at_point look looks differences_settled);
+our @EXPORT = qw(fault_points open_faults arm at_point try_psql until_answers look looks differences_settled);
 
 my $looks   = 0;
 my %highest = ();    # stored frontier by path
@@ -31,9 +31,7 @@ my %highest = ();    # stored frontier by path
 # The names of all points.
 sub fault_points
 {
-	my $root = $ENV{SOURCE_TREE} || "$FindBin::RealBin/../..";
-
-	return map { lc } slurp_file("$root/src/fault.h") =~ /^\tFAULT_(\w+),/mg;
+	return map { lc } slurp_file(dirname(__FILE__) . '/../../src/fault.h') =~ /^\tFAULT_(\w+),/mg;
 }
 
 # Whether the node, which runs, has fault points; if so it can be armed from now on.
@@ -65,6 +63,23 @@ sub at_point
 	return slurp_file($node->logfile, $offset) =~ /incbatch is at fault point $point: /;
 }
 
+# As psql() of the node; when the server refuses a connection, that may throw.
+sub try_psql
+{
+	my ($node, $db, $sql) = @_;
+	my @result = eval { $node->psql($db, $sql) };
+
+	return @result ? @result : (2, '', "no connection: $@");
+}
+
+# Wait for the server to recover.
+sub until_answers
+{
+	my ($node) = @_;
+
+	return until_holds { (try_psql($node, 'postgres', 'SELECT true'))[0] == 0 };
+}
+
 # One look: the bank's total never changes, no group has less than one row, no
 # stored frontier goes back.  Returns what is broken; nothing, and no look counts,
 # while the server recovers.
@@ -72,7 +87,7 @@ sub look
 {
 	my ($node) = @_;
 	my @broken;
-	my ($ret, $stdout) = $node->psql('postgres', qq{
+	my ($ret, $stdout) = try_psql($node, 'postgres', qq{
 SELECT 'bank', coalesce(sum(total) <> $bank_total OR min(accounts) < 1, true)::text FROM shop.totals
 UNION ALL
 SELECT 'count', coalesce(min(orders) < 1, false)::text FROM shop.by_category
@@ -100,13 +115,19 @@ SELECT path::text, (lsn - '0/0')::bigint::text FROM incbatch.frontier});
 sub looks { return $looks }
 
 # As differences(), but a process that had not learned that a fault is no more may
-# crash the server once more.
+# crash the server once more; and a pipeline at which the worker died so often that
+# it was taken out of service is resumed.
 sub differences_settled
 {
-	my ($node, @arguments) = @_;
+	my ($node, $db, $name, @options) = @_;
 	my $difference;
 
-	until_holds { $difference = differences($node, @arguments); $difference !~ /connect/ };
+	until_holds {
+		$difference = eval { differences($node, $db, $name, @options) };
+		$difference = "cannot connect: $@" unless defined $difference;
+		try_psql($node, $db, "SELECT incbatch.resume_pipeline('$name')") if $difference =~ /the worker ended \d+ times in a row/;
+		return $difference !~ /connect|the worker ended \d+ times in a row/;
+	};
 	return $difference;
 }
 

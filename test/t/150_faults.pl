@@ -147,7 +147,7 @@ sub drive
 	$node->stop('immediate') if $actions[0] eq 'wait';
 	arm($node, '');
 	$node->start if $actions[0] eq 'wait';
-	$node->poll_query_until('postgres', 'SELECT true');
+	until_answers($node);
 	is(agreement(), '', "$label: exact");
 	is(worker_pid($node, 'postgres'), $worker, "$label: the same worker goes on") if $actions[0] eq 'release';
 	$way->{after}->() if $way->{after};
@@ -207,7 +207,7 @@ sub agreement
 INSERT INTO visit VALUES (1, 'guest z'), (8, 'guest y');
 DELETE FROM visit WHERE guest = 'guest 1';
 UPDATE visit SET page = page + 1 WHERE guest = 'guest y'});
-		push @wrong, grep { $_ ne '' } differences($node, 'other', 'visits');
+		push @wrong, grep { $_ ne '' } differences_settled($node, 'other', 'visits');
 		$node->safe_psql('other', q{SELECT incbatch.drop_pipeline('visits')});
 	}
 	push @wrong, 'the database without pipelines has a slot' unless worker_is_gone($node, $other);
@@ -216,14 +216,14 @@ UPDATE visit SET page = page + 1 WHERE guest = 'guest y'});
 
 sub end_worker
 {
-	$node->psql('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'incbatch worker' AND datname = 'postgres'});
+	try_psql($node, 'postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'incbatch worker' AND datname = 'postgres'});
 	return;
 }
 
 sub create_visits
 {
-	$node->safe_psql('other', q{SELECT incbatch.drop_pipeline('visits', if_exists => true)});
-	create_pipeline($node, 'other', 'visits', $query{visits}, trigger_interval => '0');
+	try_psql($node, 'other', q{SELECT incbatch.drop_pipeline('visits', if_exists => true);}
+		  . IncBatch::create_pipeline_sql('visits', $query{visits}, trigger_interval => '0'));
 	return;
 }
 
@@ -236,14 +236,14 @@ sub running_visits
 
 sub drop_visits
 {
-	$node->psql('other', q{SELECT incbatch.drop_pipeline('visits')});
+	try_psql($node, 'other', q{SELECT incbatch.drop_pipeline('visits')});
 	return;
 }
 
 # Three megabytes of changes, which come in pieces before the commit.
 sub large_transaction
 {
-	$node->psql('postgres', q{
+	try_psql($node, 'postgres', q{
 BEGIN;
 INSERT INTO shop.orders (product_id, region, amount_cents) SELECT 1 + i % 20, shop.region(i % 6), i % 100 FROM generate_series(1, 20000) AS i;
 SAVEPOINT a;
@@ -256,7 +256,7 @@ COMMIT});
 
 sub rebuild
 {
-	$node->psql('postgres', "SELECT incbatch.rebuild_pipeline('$_')") foreach 'shop.by_category', 'shop.totals';
+	try_psql($node, 'postgres', "SELECT incbatch.rebuild_pipeline('$_')") foreach 'shop.by_category', 'shop.totals';
 	return;
 }
 
@@ -264,7 +264,7 @@ sub rebuild
 sub create_reader
 {
 	$readers++;
-	$node->psql('postgres', "SELECT incbatch.create_consumer('reader $readers', 'shop.by_category', freshness => '"
+	try_psql($node, 'postgres', "SELECT incbatch.create_consumer('reader $readers', 'shop.by_category', freshness => '"
 		  . (20 + $readers) . " seconds')");
 	return;
 }
