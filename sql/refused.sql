@@ -356,9 +356,11 @@ SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', tra
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', retention => '1 year');
 \echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', on_error => 'divert');
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', on_error => 'ignore');
 \echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', on_lost => 'rebuild');
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', on_error => 'divert', track_lookups => true);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', on_lost => 'nonsense');
 \echo :LAST_ERROR_SQLSTATE
 
 -- Names
@@ -443,8 +445,8 @@ INSERT INTO p VALUES (1, 1);
 \echo :LAST_ERROR_SQLSTATE
 
 -- Other people's pipelines and tables
-CREATE ROLE regress_incbatch_reader;
-CREATE ROLE regress_incbatch_maker;
+CREATE ROLE regress_incbatch_reader IN ROLE incbatch_user;
+CREATE ROLE regress_incbatch_maker IN ROLE incbatch_user;
 GRANT USAGE ON SCHEMA refused TO regress_incbatch_reader, regress_incbatch_maker;
 GRANT CREATE ON SCHEMA refused TO regress_incbatch_maker;
 SET ROLE regress_incbatch_reader;

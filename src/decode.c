@@ -175,6 +175,8 @@ ib_decode_upto(XLogRecPtr upto, bool stop_when_full)
 	Assert(IsTransactionState());
 	Assert(!TransactionIdIsValid(GetTopTransactionIdIfAny()));
 	busy = true;
+	if (MUTANT(INTERRUPTS))
+		HOLD_INTERRUPTS();
 	ib_meter_begin_read();
 
 	while (ctx->reader->EndRecPtr < upto && !full)
@@ -210,6 +212,8 @@ ib_decode_upto(XLogRecPtr upto, bool stop_when_full)
 	flip_caches(false);
 	busy = false;
 	ib_meter_end_read();
+	if (MUTANT(INTERRUPTS))
+		RESUME_INTERRUPTS();
 	Assert(!HistoricSnapshotActive());
 	return ctx->reader->EndRecPtr;
 }

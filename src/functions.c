@@ -10,15 +10,21 @@
 #include "incbatch.h"
 
 #include "access/xact.h"
+#include "catalog/pg_authid.h"
 #include "commands/event_trigger.h"
+#include "commands/trigger.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "family.h"
 #include "functions.h"
@@ -30,6 +36,8 @@ PG_FUNCTION_INFO_V1(ib_drop_pipeline);
 PG_FUNCTION_INFO_V1(ib_pause_pipeline);
 PG_FUNCTION_INFO_V1(ib_resume_pipeline);
 PG_FUNCTION_INFO_V1(ib_rebuild_pipeline);
+PG_FUNCTION_INFO_V1(ib_may_see);
+PG_FUNCTION_INFO_V1(ib_refuse_change);
 PG_FUNCTION_INFO_V1(ib_on_drop);
 PG_FUNCTION_INFO_V1(ib_on_rewrite);
 
@@ -40,16 +48,6 @@ ib_refuse_null(FunctionCallInfo fcinfo, int arg, const char *name)
 		ereport(ERROR,
 				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				errmsg("parameter \"%s\" must not be null", name));
-}
-
-void
-ib_refuse_parameter(const char *name, const char *value)
-{
-	ereport(ERROR,
-			errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			errmsg("parameter \"%s\" is not supported yet", name),
-			errdetail("The only accepted value is %s.", value),
-			errhint("Leave the parameter out."));
 }
 
 /* A trigger interval is a fixed length of time, from 0 to a year. */
@@ -107,6 +105,36 @@ ib_check_retention(Interval *interval, bool closes)
 				errmsg("retention must not be negative"));
 }
 
+/* What happens to rows that make the query fail. */
+void
+ib_check_on_error(const char *on_error, bool tracks_lookups)
+{
+	bool		diverts = strcmp(on_error, "divert") == 0;
+
+	if (!diverts && strcmp(on_error, "stop") != 0)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("on_error \"%s\" does not exist", on_error),
+				errhint("It is 'stop' or 'divert'."));
+	if (diverts && tracks_lookups)
+		ereport(ERROR,
+				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				errmsg("on_error 'divert' cannot go with track_lookups"),
+				errdetail("A lookup row that changes can make rows fail that were counted before, and let rows pass that were diverted."),
+				errhint("Leave track_lookups out, or use on_error 'stop'."));
+}
+
+/* What happens when the place in the WAL is lost. */
+void
+ib_check_on_lost(const char *on_lost)
+{
+	if (strcmp(on_lost, "stop") != 0 && strcmp(on_lost, "rebuild") != 0)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("on_lost \"%s\" does not exist", on_lost),
+				errhint("It is 'stop' or 'rebuild'."));
+}
+
 /* The pipeline that a caller names and may change. */
 int32
 ib_own_pipeline(text *name, Oid *relation)
@@ -115,6 +143,55 @@ ib_own_pipeline(text *name, Oid *relation)
 
 	if (!ib_relation_ownercheck(*relation, GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_VIEW, get_rel_name(*relation));
+	return pipeline;
+}
+
+/* Whether the caller sees what there is to know of a pipeline with this relation. */
+bool
+ib_may_see_relation(Oid relation)
+{
+	HeapTuple	tuple;
+	Oid			owner;
+
+	if (has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS))
+		return true;
+	/* it may be on its way out */
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return has_privs_of_role(GetUserId(), owner);
+}
+
+Datum
+ib_may_see(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(ib_may_see_relation(PG_GETARG_OID(0)));
+}
+
+/* The pipeline that a caller names and may look at. */
+int32
+ib_visible_pipeline(text *name, Oid *relation)
+{
+	int32		pipeline = ib_catalog_find_pipeline(name, relation, false);
+
+	if (!ib_may_see_relation(*relation))
+		ereport(ERROR,
+				errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				errmsg("permission denied for pipeline \"%s\"", get_rel_name(*relation)),
+				errhint("Its owner and members of pg_monitor may look at it."));
+	return pipeline;
+}
+
+/* The pipeline that a caller names and may read. */
+int32
+ib_readable_pipeline(text *name, Oid *relation)
+{
+	int32		pipeline = ib_catalog_find_pipeline(name, relation, false);
+
+	if (pg_class_aclcheck(*relation, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_VIEW, get_rel_name(*relation));
 	return pipeline;
 }
 
@@ -129,6 +206,26 @@ ib_change_catalog(const char *sql, int expected, int nargs, const Oid *types,
 	ib_spi(sql, expected, nargs, types, values, nulls);
 	ib_catalog_leave(&scope);
 	ib_wake_worker_at_commit();
+}
+
+/*
+ * Trigger on the tables that say what runs as whom: a privilege on them, such
+ * as pg_write_all_data's, must not be one to run anything as anybody.
+ */
+Datum
+ib_refuse_change(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				errmsg("incbatch.refuse_change can only be called as a trigger"));
+	if (!superuser())
+		ereport(ERROR,
+				errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				errmsg("table incbatch.%s is changed by functions only",
+					   RelationGetRelationName(((TriggerData *) fcinfo->context)->tg_relation)),
+				errhint("See \\df incbatch.*."));
+	PG_RETURN_POINTER(NULL);
 }
 
 /* Do windows of a pipeline close, and what would they be? */
@@ -165,7 +262,7 @@ check_windows(Oid definition, AttrNumber event_time)
 {
 	int			guc_level = NewGUCNestLevel();
 
-	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
+	ib_apply_settings(list_make4("search_path", "pg_catalog, pg_temp", "quote_all_identifiers", "off"));
 	ib_watermark_check(ib_query_analyze(ib_query_of_view(definition)), event_time);
 	AtEOXact_GUC(false, guc_level);
 }
@@ -205,6 +302,33 @@ alter_lateness(FunctionCallInfo fcinfo, int32 pipeline)
 					  SPI_OK_UPDATE, lengthof(types), types, values, nulls);
 }
 
+/* Change what errors, and a lost place in the WAL, do to a pipeline. */
+static void
+alter_answers(FunctionCallInfo fcinfo, int32 pipeline, bool tracks_lookups)
+{
+	enum
+	{
+		ON_ERROR = 5, ON_LOST
+	};
+	Oid			types[] = {INT4OID, TEXTOID, TEXTOID};
+	Datum		values[] = {Int32GetDatum(pipeline), PG_GETARG_DATUM(ON_ERROR), PG_GETARG_DATUM(ON_LOST)};
+	char		nulls[] = "   ";
+
+	if (!PG_ARGISNULL(ON_ERROR))
+		ib_check_on_error(text_to_cstring(PG_GETARG_TEXT_PP(ON_ERROR)), tracks_lookups);
+	else
+		nulls[1] = 'n';
+	if (!PG_ARGISNULL(ON_LOST))
+		ib_check_on_lost(text_to_cstring(PG_GETARG_TEXT_PP(ON_LOST)));
+	else
+		nulls[2] = 'n';
+	if (PG_ARGISNULL(ON_ERROR) && PG_ARGISNULL(ON_LOST))
+		return;
+	ib_change_catalog("UPDATE incbatch.pipeline SET on_error = coalesce($2, on_error),"
+					  " on_lost = coalesce($3, on_lost) WHERE id OPERATOR(pg_catalog.=) $1",
+					  SPI_OK_UPDATE, lengthof(types), types, values, nulls);
+}
+
 Datum
 ib_alter_pipeline(PG_FUNCTION_ARGS)
 {
@@ -231,6 +355,7 @@ ib_alter_pipeline(PG_FUNCTION_ARGS)
 		ib_check_retention(PG_GETARG_INTERVAL_P(4), closes);
 	if (!PG_ARGISNULL(2) || !PG_ARGISNULL(3) || !PG_ARGISNULL(4))
 		alter_lateness(fcinfo, pipeline);
+	alter_answers(fcinfo, pipeline, tracks_lookups);
 	if (!PG_ARGISNULL(1))
 	{
 		ib_check_trigger_interval(PG_GETARG_INTERVAL_P(1));

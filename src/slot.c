@@ -65,6 +65,19 @@ ib_slot_position(void)
 	return result;
 }
 
+/* Is there a slot that nobody has?  Somebody may take it at once. */
+bool
+ib_slot_is_left(void)
+{
+	bool		left = false;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; i < max_replication_slots && !left; i++)
+		left = !ReplicationSlotCtl->replication_slots[i].in_use;
+	LWLockRelease(ReplicationSlotControlLock);
+	return left;
+}
+
 /*
  * Make the slot and wait for its start point: the position from which every
  * commit is decoded.  In a transaction of its own, without an XID.
