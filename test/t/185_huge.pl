@@ -57,6 +57,8 @@ $seconds{'INSERT … SELECT of the aggregate'} = timed {
 	ask($writer, "CREATE TABLE shop.nightly AS $query{$name} LIMIT 0; INSERT INTO shop.nightly $query{$name}");
 };
 
+is_bounded('inserted');
+
 # ---------------------------------------------------------------------------
 # Updated in one transaction, which the worker begins to read when it is over
 kill_process('STOP', $pid);
@@ -84,14 +86,7 @@ note "$with_xmin of $samples looks found a snapshot";
 are_exact($node, 'postgres', [$name], '45: updated');
 is(wait_for_worker($node, 'postgres'), $pid, '45: it is the same worker');
 
-SKIP:
-{
-	open my $status, '<', "/proc/$pid/status" or skip 'needs /proc', 1;
-	my ($peak) = join('', <$status>) =~ /^VmHWM:\s+(\d+) kB/m;
-	cmp_ok($peak, '<', 256 * 1024, '45: the worker stays under 256 MB');
-	diag sprintf '%d rows: %s; VmHWM %.0f MB', $rows,
-	  join(', ', map { sprintf '%s %.1f s', $_, $seconds{$_} } sort keys %seconds), $peak / 1024;
-}
+is_bounded('updated');
 is(leftovers(), '', '45: no file is left');
 
 # ---------------------------------------------------------------------------
@@ -119,6 +114,22 @@ ok(until_holds { leftovers() eq '' }, '45: no file is left of one that is rolled
 
 $node->stop;
 done_testing();
+
+# The worker's memory at its peak, and how long all has taken so far.
+sub is_bounded
+{
+	my ($label) = @_;
+
+  SKIP:
+	{
+		open my $status, '<', "/proc/$pid/status" or skip 'needs /proc', 1;
+		my ($peak) = join('', <$status>) =~ /^VmHWM:\s+(\d+) kB/m;
+		cmp_ok($peak, '<', 256 * 1024, "45: $label: the worker stays under 256 MB");
+		diag sprintf '%d rows: %s; VmHWM %.0f MB', $rows,
+		  join(', ', map { sprintf '%s %.1f s', $_, $seconds{$_} } sort keys %seconds), $peak / 1024;
+	}
+	return;
+}
 
 # What reading has put into files.
 sub leftovers
