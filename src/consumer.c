@@ -264,7 +264,7 @@ find_final(int32 pipeline, Oid pipeline_relation, int32 consumer)
 	Datum	   *values;
 	List	   *cuts;
 
-	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
+	ib_apply_settings(list_concat(list_make2("search_path", "pg_catalog, pg_temp"), ib_text_settings()));
 	pq = ib_query_analyze(ib_query_of_view(definition));
 	if (ib_window_keys_of(pq, event_time) == NIL)
 		ereport(ERROR,
@@ -299,7 +299,7 @@ find_final(int32 pipeline, Oid pipeline_relation, int32 consumer)
 static Oid
 create_relation(RangeVar *name, Oid pipeline_relation, Oid owner, const char *condition)
 {
-	List	   *settings = list_make2("search_path", "pg_catalog, pg_temp");
+	List	   *settings = list_concat(list_make2("search_path", "pg_catalog, pg_temp"), ib_text_settings());
 	OwnerScope	scope;
 	ObjectAddress view;
 	ObjectAddress other;
@@ -635,7 +635,8 @@ ib_closed_before(PG_FUNCTION_ARGS)
 
 	if (!read_closed(PG_GETARG_INT32(0), PG_GETARG_INT32(1), &sql, &settings, &closed, &relation))
 		PG_RETURN_NULL();
-	settings = lappend(lappend(settings, "search_path"), "pg_catalog, pg_temp");
+	settings = list_concat(settings, list_make4("search_path", "pg_catalog, pg_temp",
+												"quote_all_identifiers", "off"));
 	ib_enter_role(ib_relation_owner(relation), settings, &scope);
 	if (SPI_execute_with_args(sql, 1, types, &closed, NULL, true, 1) != SPI_OK_SELECT ||
 		SPI_processed != 1)

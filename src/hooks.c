@@ -163,7 +163,11 @@ database_needed_by(Node *statement)
 			options = castNode(AlterDatabaseStmt, statement)->options;
 			foreach(lc, options)
 			{
-				if (strcmp(lfirst_node(DefElem, lc)->defname, "tablespace") == 0)
+				const char *option = lfirst_node(DefElem, lc)->defname;
+
+				if (strcmp(option, "tablespace") == 0 ||
+					strcmp(option, "allow_connections") == 0 ||
+					strcmp(option, "is_template") == 0)
 					name = castNode(AlterDatabaseStmt, statement)->dbname;
 			}
 			break;
@@ -190,12 +194,12 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	Node	   *statement = pstmt->utilityStmt;
 	bool		commits_prepared = IsA(statement, TransactionStmt) &&
 		castNode(TransactionStmt, statement)->kind == TRANS_STMT_COMMIT_PREPARED;
-	Oid			database;
+	Oid			database = InvalidOid;
 
 	if (ib_shared != NULL && context == PROCESS_UTILITY_TOPLEVEL)
 	{
 		database = database_needed_by(statement);
-		if (OidIsValid(database) && database != MyDatabaseId)
+		if (OidIsValid(database))
 			ib_hold_worker(database);
 	}
 
@@ -203,6 +207,10 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 		prev_process_utility(pstmt, query, read_only_tree, context, params, env, dest, qc);
 	else
 		standard_ProcessUtility(pstmt, query, read_only_tree, context, params, env, dest, qc);
+
+	/* a worker may be allowed now where none was */
+	if (OidIsValid(database) && IsA(statement, AlterDatabaseStmt))
+		ib_database_want(database);
 
 	/* the prepared transaction's XID is not this transaction's */
 	if (ib_shared != NULL && commits_prepared)
@@ -224,7 +232,10 @@ tell_partition(Oid partition, Oid parent)
 		ib_tell_partition(partition, ib_partition_joins_empty(partition, parent));
 }
 
-/* DROP EXTENSION leaves a slot behind, which only the worker can drop. */
+/*
+ * DROP EXTENSION leaves a slot behind, which only the worker can drop; after
+ * ALTER EXTENSION UPDATE there may be another version.
+ */
 static void
 object_access(ObjectAccessType access, Oid class, Oid object, int subid, void *arg)
 {
@@ -232,7 +243,7 @@ object_access(ObjectAccessType access, Oid class, Oid object, int subid, void *a
 		prev_object_access(access, class, object, subid, arg);
 	if (ib_shared == NULL)
 		return;
-	if (access == OAT_DROP && class == ExtensionRelationId &&
+	if ((access == OAT_DROP || access == OAT_POST_ALTER) && class == ExtensionRelationId &&
 		object == get_extension_oid(IB_NAME, true))
 		ib_wake_worker_at_commit();
 	if (access == OAT_POST_ALTER && class == InheritsRelationId)

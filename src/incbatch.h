@@ -14,6 +14,9 @@
 
 #define IB_NAME "incbatch"
 
+/* The version of the extension whose tables this library knows. */
+#define IB_VERSION "1.0"
+
 /* Output plugin, library and schema all carry the extension's name. */
 #define IB_SCHEMA IB_NAME
 
@@ -24,6 +27,7 @@ extern PGDLLIMPORT int ib_work_mem;
 extern PGDLLIMPORT int ib_batch_history;
 extern PGDLLIMPORT bool ib_log_batches;
 extern PGDLLIMPORT int ib_event_time_ahead;
+extern PGDLLIMPORT int ib_max_failed_rows;
 extern PGDLLIMPORT double ib_cpu_hour_price;
 
 /* hooks.c */

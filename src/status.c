@@ -32,9 +32,16 @@ PG_FUNCTION_INFO_V1(ib_is_at_home);
 
 static const char *const worker_states[] = {
 	[WORKER_STARTING] = "starting",
+	[WORKER_NO_SLOT] = "no replication slot",
 	[WORKER_CREATING_SLOT] = "creating slot",
 	[WORKER_RUNNING] = "running",
 	[WORKER_BACKFILLING] = "backfilling",
+};
+
+static const char *const obstacles[] = {
+	[OBSTACLE_NO_PROCESS] = "no worker slot",
+	[OBSTACLE_NO_CONNECTIONS] = "no connections allowed",
+	[OBSTACLE_VERSION] = "other version",
 };
 
 #define HOUR_USECS (INT64CONST(3600) * 1000 * 1000)
@@ -156,8 +163,8 @@ state_of(DatabaseEntry *entry, Presence presence, int restarts)
 		return worker_states[pg_atomic_read_u32(&entry->state)];
 	if (ib_shared->shutting_down)
 		return "shutting down";
-	if (entry->no_slot)
-		return "no worker slot";
+	if (entry->obstacle != OBSTACLE_NONE)
+		return obstacles[entry->obstacle];
 	return restarts >= CRASH_LOOP_RESTARTS ? "crash looping" : "not running";
 }
 

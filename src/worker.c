@@ -41,6 +41,7 @@
 #include "utils/syscache.h"
 #include "utils/wait_event.h"
 
+#include "deaths.h"
 #include "decode.h"
 #include "meter.h"
 #include "source.h"
@@ -91,18 +92,13 @@ fix_settings(void)
 		{"max_parallel_workers_per_gather", "0"},
 		{"client_min_messages", "warning"},
 		{"exit_on_error", "off"},
-		/* a query's constants become text, and are read again as they are */
-		{"DateStyle", "ISO"},
-		{"IntervalStyle", "postgres"},
-		{"extra_float_digits", "1"},
-		{"xmloption", "content"},
-		{"standard_conforming_strings", "on"},
-		{"array_nulls", "on"},
-		{"transform_null_equals", "off"},
 	};
+	List	   *text = MUTANT(SETTINGS) ? NIL : ib_text_settings();
 
 	for (int i = 0; i < lengthof(settings); i++)
 		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+	for (int i = 0; i < list_length(text); i += 2)
+		SetConfigOption(list_nth(text, i), list_nth(text, i + 1), PGC_SUSET, PGC_S_OVERRIDE);
 }
 
 /*
@@ -130,6 +126,34 @@ ib_worker_enter(WorkerState state)
  *		Slot and decoding
  * ----------------------------------------------------------------
  */
+
+/* Wait for a slot that nobody has.  False: pipelines have changed meanwhile. */
+static bool
+await_slot(void)
+{
+	static bool said = false;
+
+	while (!ib_slot_is_left())
+	{
+		if (!said)
+			ereport(LOG,
+					errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					errmsg("incbatch found no free replication slot for database with OID %u",
+						   MyDatabaseId),
+					errdetail("All that max_replication_slots allows are in use; it looks again every second."),
+					errhint("Drop a slot that nobody needs, or raise max_replication_slots and restart the server."));
+		said = true;
+		ib_worker_enter(WORKER_NO_SLOT);
+		ib_activity(ACTIVITY_NO_SLOT, 0, NULL);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 1000, ib_wait_event(WAIT_FOR_WORK));
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (!ib_paths_are_current())
+			return false;
+	}
+	return true;
+}
 
 /* Paths that hold WAL and, if a test is given, for which it is true. */
 static List *
@@ -201,9 +225,10 @@ make_slot(void)
 /*
  * Find the slot or make it.  A frontier that the slot can no longer serve is
  * lost, whatever the reason: never go on from "now".  Where all are lost, who
- * needs no WAL gets no slot.
+ * needs no WAL gets no slot.  False: not done, for the catalog is to be read
+ * again.
  */
-static void
+static bool
 attach_slot(void)
 {
 	SlotPosition slot = ib_slot_position();
@@ -237,8 +262,13 @@ attach_slot(void)
 	if (lost != NULL)
 		ib_slot_drop();
 	if (lost != NULL && ib_paths_need_slot())
+	{
+		if (!await_slot())
+			return false;
 		make_slot();
+	}
 	ib_worker_enter(WORKER_RUNNING);
+	return true;
 }
 
 /*
@@ -274,6 +304,7 @@ start_collecting(IbPath *path)
 	PG_TRY();
 	{
 		ib_activity(ACTIVITY_PREPARING, path->row->path, NULL);
+		ib_deaths_enter(path->row->path);
 		ib_begin();
 		ib_limit_lock_waits();
 		path->writes = path->row->definition;
@@ -281,6 +312,7 @@ start_collecting(IbPath *path)
 		if (ib_lock_sources(path, true))
 			ib_path_prepare(path);
 		ib_commit();
+		ib_deaths_leave();
 	}
 	PG_CATCH();
 	{
@@ -500,6 +532,7 @@ run_path(IbPath *path, const char *reason, bool store)
 
 	ib_activity(path->row->state == PATH_RUNNING ? ACTIVITY_FOLDING : ACTIVITY_BACKFILLING,
 				path->row->path, NULL);
+	ib_deaths_enter(path->row->path);
 	PG_TRY();
 	{
 		if (path->row->state == PATH_RUNNING)
@@ -518,6 +551,9 @@ run_path(IbPath *path, const char *reason, bool store)
 	}
 	PG_END_TRY();
 
+	ib_deaths_leave();
+	if (done)
+		ib_path_survived(path);
 	if (done && path->statements != NULL)
 		path->statements->proven = true;
 	if (ib_inputs_lost(path))
@@ -557,7 +593,9 @@ copy_path(IbPath *path, IbPath *sibling)
 	ib_activity(ACTIVITY_COPYING, path->row->path, NULL);
 	PG_TRY();
 	{
+		ib_deaths_enter(path->row->path);
 		done = ib_path_copy(path, sibling);
+		ib_deaths_leave();
 	}
 	PG_CATCH();
 	{
@@ -700,6 +738,7 @@ start_round(void)
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
 	}
+	ib_paths_rebuild_lost();
 }
 
 /* Without a slot, for nobody needs one: until pipelines change. */
@@ -776,6 +815,8 @@ ib_worker_main(Datum arg)
 	ib_slot_init_worker();
 	ib_backfill_init();
 	ib_paths_init();
+	ib_deaths_init(database);
+	ib_collect_init();
 	MemoryContextSwitchTo(TopMemoryContext);
 
 	ib_activity_obsolete_if(ib_paths_are_current);
@@ -784,10 +825,15 @@ ib_worker_main(Datum arg)
 		if (!ib_paths_load())
 		{
 			if (retire())
+			{
+				ib_deaths_remove();
 				break;
+			}
 			continue;
 		}
-		attach_slot();
+		ib_paths_stop_deadly();
+		if (!attach_slot())
+			continue;
 		if (ib_paths_need_slot())
 			work();
 		else
