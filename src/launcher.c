@@ -41,7 +41,7 @@
 #define HEALTHY_LIFE_MS 60000
 /* try this often while the server has no process left for a worker */
 #define NO_SLOT_MS 1000
-/* look at our slots so often, while there are any */
+/* look at our slots so often, while there may be any */
 #define WATCH_MS 2000
 /* a registered worker that has not attached by then never will */
 #define START_TIMEOUT_MS 10000
@@ -207,6 +207,7 @@ tend(DatabaseEntry *entry, Attempt *attempt)
 	Oid			database = InvalidOid;
 	bool		connectable;
 	long		lived_ms;
+	bool		cured;
 
 	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
 	if (attempt->database != entry->database)
@@ -233,6 +234,9 @@ tend(DatabaseEntry *entry, Attempt *attempt)
 	if (!OidIsValid(database))
 		return entry->starting || entry->held_by != 0 ? RESTART_FIRST_MS : -1;
 
+	cured = pg_atomic_read_u32(&entry->cured) != 0;
+	if (cured)
+		attempt->delay_ms = Min(attempt->delay_ms, RESTART_FIRST_MS);
 	if (attempt->started_at != 0 && lived_ms < attempt->delay_ms)
 		return attempt->delay_ms - lived_ms;
 
@@ -251,7 +255,8 @@ tend(DatabaseEntry *entry, Attempt *attempt)
 		return -1;
 	}
 
-	if (attempt->started_at == 0 || lived_ms > HEALTHY_LIFE_MS)
+	pg_atomic_write_u32(&entry->cured, 0);
+	if (attempt->started_at == 0 || lived_ms > HEALTHY_LIFE_MS || cured)
 		attempt->delay_ms = RESTART_FIRST_MS;
 	else
 		attempt->delay_ms = Min(attempt->delay_ms * 2, RESTART_LAST_MS);
@@ -295,13 +300,14 @@ is_unattended(Oid database, const Attempt *attempts)
  * A worker gives a place in the WAL up that holds too much.  Where there is
  * none, because it crashes or cannot start, this does: without the slot, the
  * worker that comes finds that its pipelines need a rebuild.  Returns in how
- * many milliseconds to look again, -1 where there is no slot.
+ * many milliseconds to look again, -1 where there is nothing to look at.
  */
 static long
 watch_slots(const Attempt *attempts)
 {
 	List	   *slots = ib_slots_of_all();
 	XLogRecPtr	end = GetXLogInsertRecPtr();
+	bool		look_again;
 	ListCell   *lc;
 
 	pg_atomic_write_u64(&ib_shared->wal_end, end);
@@ -319,10 +325,14 @@ watch_slots(const Attempt *attempts)
 					   slot->database, ib_max_retained_wal),
 				errdetail("There is no worker that could have moved it on; its replication slot was dropped, its pipelines need a rebuild."));
 	}
-	if (slots == NIL)
-		return -1;
+	look_again = slots != NIL;
 	list_free_deep(slots);
-	return WATCH_MS;
+	/* whoever has a worker may make a slot */
+	LWLockAcquire(ib_shared->lock, LW_SHARED);
+	for (int i = 0; i < ib_shared->ndatabases; i++)
+		look_again |= OidIsValid(ib_shared->databases[i].database);
+	LWLockRelease(ib_shared->lock);
+	return look_again ? WATCH_MS : -1;
 }
 
 void
