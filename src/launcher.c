@@ -9,6 +9,8 @@
  * is started again, the sooner the rarer it dies.  While a database has none,
  * the launcher sees to it that its slot does not hold too much WAL.
  *
+ * In a template, or a database that allows no connections, no worker is tried.
+ *
  * The launcher keeps no state that its successor would need: who runs is in
  * shared memory, and workers outlive it.
  */
@@ -184,7 +186,7 @@ note_obstacle(DatabaseEntry *entry, Obstacle obstacle)
 		ereport(LOG,
 				errmsg("incbatch starts no worker for database with OID %u",
 					   entry->database),
-				errdetail("It is a template, or allows no connections; its replication slot keeps WAL meanwhile."),
+				errdetail("It is a template, or allows no connections; its pipelines stand still."),
 				errhint("Use ALTER DATABASE to allow connections, or drop its pipelines or the database."));
 }
 

@@ -327,7 +327,8 @@ sub backlog
 	return;
 }
 
-# A statement that succeeds, in less than 5 s.
+# A statement that succeeds, in less than 20 s: what it takes by itself, with its
+# checkpoints on a disk that others use, too.
 sub quick
 {
 	my ($sql) = @_;
@@ -337,6 +338,6 @@ sub quick
 	};
 
 	is($ret, 0, "$sql succeeds") or diag $stderr;
-	cmp_ok($seconds, '<', 5, "$sql takes less than 5 s");
+	cmp_ok($seconds, '<', 20, "$sql takes less than 20 s");
 	return;
 }
