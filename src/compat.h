@@ -106,4 +106,29 @@
 	 (rte)->selectedCols = NULL)
 #endif
 
+/* flatten_join_alias_vars: "root" came with 16; outside the planner it is NULL. */
+#if PG_VERSION_NUM >= 160000
+#define ib_flatten_join_aliases(query, node) \
+	flatten_join_alias_vars(NULL, query, node)
+#else
+#define ib_flatten_join_aliases(query, node) \
+	flatten_join_alias_vars(query, node)
+#endif
+
+/* getIdentitySequence takes an open relation since 17. */
+#if PG_VERSION_NUM >= 170000
+#define ib_identity_sequence(rel, attnum) \
+	getIdentitySequence(rel, attnum, false)
+#else
+#define ib_identity_sequence(rel, attnum) \
+	getIdentitySequence(RelationGetRelid(rel), attnum, false)
+#endif
+
+/* A process's number is its place in an array since 17; before, it knew it. */
+#if PG_VERSION_NUM >= 170000
+#define ib_my_proc_number() MyProcNumber
+#else
+#define ib_my_proc_number() (MyProc->pgprocno)
+#endif
+
 #endif							/* IB_COMPAT_H */

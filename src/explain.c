@@ -118,7 +118,7 @@ static char *
 expression(Explanation *explain, Node *node)
 {
 	return ib_query_expression(explain->rtable,
-							   flatten_join_alias_vars(explain->query, copyObject(node)));
+							   ib_flatten_join_aliases(explain->query, copyObject(node)));
 }
 
 /* A range table by which single expressions can be deparsed: without joins */
@@ -226,7 +226,7 @@ describe_reading(PipelineQuery *pq)
 	foreach(lc, pq->keys)
 	{
 		KeyColumn  *key = lfirst(lc);
-		Node	   *expr = ib_query_at_source(pq, flatten_join_alias_vars(pq->query,
+		Node	   *expr = ib_query_at_source(pq, ib_flatten_join_aliases(pq->query,
 																	  copyObject((Node *) key->expr)));
 		Bitmapset  *tables = pull_varnos(NULL, expr);
 		Var		   *column = key->time ? key->time : (Var *) expr;
@@ -322,7 +322,7 @@ find_join(Explanation *explain, Node *node, int lookup, Wanted *wanted,
 	{
 		FromExpr   *from = (FromExpr *) node;
 
-		find_joined_columns(flatten_join_alias_vars(explain->query, copyObject(from->quals)),
+		find_joined_columns(ib_flatten_join_aliases(explain->query, copyObject(from->quals)),
 							lookup, explain->source, wanted, compared);
 		foreach(lc, from->fromlist)
 			type = Max(type, find_join(explain, lfirst(lc), lookup, wanted, compared));
@@ -331,7 +331,7 @@ find_join(Explanation *explain, Node *node, int lookup, Wanted *wanted,
 	{
 		JoinExpr   *join = (JoinExpr *) node;
 
-		find_joined_columns(flatten_join_alias_vars(explain->query, copyObject(join->quals)),
+		find_joined_columns(ib_flatten_join_aliases(explain->query, copyObject(join->quals)),
 							lookup, explain->source, wanted, compared);
 		if (IsA(join->rarg, RangeTblRef) && ((RangeTblRef *) join->rarg)->rtindex == lookup)
 			type = join->jointype;
