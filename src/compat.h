@@ -13,6 +13,13 @@
 #error "incbatch needs PostgreSQL 15 or later"
 #endif
 
+/* A function that does not return says so in front of its declaration since 18. */
+#if PG_VERSION_NUM >= 180000
+#define IB_NORETURN pg_noreturn
+#else
+#define IB_NORETURN __attribute__((noreturn))
+#endif
+
 /*
  * Tuples of a decoded change: wrapped in a ReorderBufferTupleBuf until 16, a
  * plain HeapTuple since 17.

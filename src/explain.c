@@ -121,11 +121,15 @@ expression(Explanation *explain, Node *node)
 							   ib_flatten_join_aliases(explain->query, copyObject(node)));
 }
 
-/* A range table by which single expressions can be deparsed: without joins */
+/*
+ * A range table by which single expressions can be deparsed: without joins, and
+ * never of one entry only, so that the deparser says whose each column is.
+ */
 static List *
 rtable_of_expressions(Query *query)
 {
 	List	   *rtable = copyObject(query->rtable);
+	RangeTblEntry *other = makeNode(RangeTblEntry);
 	ListCell   *lc;
 
 	foreach(lc, rtable)
@@ -139,7 +143,9 @@ rtable_of_expressions(Query *query)
 			rte->eref = makeAlias("*RESULT*", NIL);
 		}
 	}
-	return rtable;
+	other->rtekind = RTE_RESULT;
+	other->eref = makeAlias("*RESULT*", NIL);
+	return lappend(rtable, other);
 }
 
 /* ----------------------------------------------------------------
