@@ -467,7 +467,7 @@ CALL exact('p');
 ALTER TABLE said REPLICA IDENTITY NOTHING;
 DELETE FROM said WHERE product_id = 4;
 ALTER TABLE said REPLICA IDENTITY FULL;
-SELECT incbatch.wait_for('p');
+CALL incbatch.refresh_pipeline('p');
 SELECT state, last_error FROM incbatch.pipelines;
 SELECT incbatch.rebuild_pipeline('p');
 CALL exact('p');

@@ -193,6 +193,17 @@ keep_additive(StateColumn *column, char *added, char *removed, char *all)
 	column->merge = psprintf("s.%s + excluded.%s", column->name, column->name);
 }
 
+/* A column that counts those of "args" which are not NULL. */
+static StateColumn *
+counting(StateColumn *column, const char *args, AggregateInput *input)
+{
+	if (column->merge == NULL)
+		keep_additive(column, call("count", args, input, ">"),
+					  call("count", args, input, "<"),
+					  call("count", args, input, NULL));
+	return column;
+}
+
 static StateColumn *
 keep_count(PipelineQuery *pq, AggregateColumn *user, AggregateInput *input)
 {
@@ -202,11 +213,7 @@ keep_count(PipelineQuery *pq, AggregateColumn *user, AggregateInput *input)
 
 	column = state_column(pq, user, every_row ? ROW_COUNT_COLUMN :
 						  psprintf("count_%d", input->number), "pg_catalog.int8");
-	if (column->merge == NULL)
-		keep_additive(column, call("count", args, input, ">"),
-					  call("count", args, input, "<"),
-					  call("count", args, input, NULL));
-	return column;
+	return counting(column, args, input);
 }
 
 /* How many of a boolean input are true */
@@ -217,11 +224,7 @@ keep_true(PipelineQuery *pq, AggregateColumn *user, AggregateInput *input)
 	StateColumn *column = state_column(pq, user, psprintf("true_%d", input->number),
 									   "pg_catalog.int8");
 
-	if (column->merge == NULL)
-		keep_additive(column, call("count", args, input, ">"),
-					  call("count", args, input, "<"),
-					  call("count", args, input, NULL));
-	return column;
+	return counting(column, args, input);
 }
 
 /*

@@ -104,15 +104,36 @@ ib_spi_snapshot(const char *sql, int expected, int nargs, const Oid *types,
 }
 
 /*
- * Act as the owner of incbatch's tables.  The caller restores with
- * SetUserIdAndSecContext, or an error does.
+ * Act as the owner of incbatch's tables.  ib_catalog_become_caller() ends it,
+ * or an error does.
  */
 void
-ib_catalog_become_owner(Oid *save_userid, int *save_context)
+ib_catalog_become_owner(CatalogScope *scope)
 {
-	GetUserIdAndSecContext(save_userid, save_context);
+	GetUserIdAndSecContext(&scope->save_userid, &scope->save_context);
 	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
-						   *save_context | SECURITY_LOCAL_USERID_CHANGE);
+						   scope->save_context | SECURITY_LOCAL_USERID_CHANGE);
+}
+
+void
+ib_catalog_become_caller(const CatalogScope *scope)
+{
+	SetUserIdAndSecContext(scope->save_userid, scope->save_context);
+}
+
+/* The same, to read and write them with SPI. */
+void
+ib_catalog_enter(CatalogScope *scope)
+{
+	ib_catalog_become_owner(scope);
+	SPI_connect();
+}
+
+void
+ib_catalog_leave(const CatalogScope *scope)
+{
+	SPI_finish();
+	ib_catalog_become_caller(scope);
 }
 
 /* Is the extension there, whole, in this database? */
@@ -138,6 +159,13 @@ column(HeapTuple tuple, int number, bool *isnull)
 	else if (is_null)
 		elog(ERROR, "unexpected null in column %d of an incbatch table", number);
 	return value;
+}
+
+/* A column of what SPI has read; NULL is an error where isnull is not given. */
+Datum
+ib_spi_column(uint64 row, int number, bool *isnull)
+{
+	return column(SPI_tuptable->vals[row], number, isnull);
 }
 
 static List *
@@ -259,17 +287,14 @@ ib_catalog_find_pipeline(text *name, Oid *relation, bool missing_ok)
 	{
 		Oid			types[] = {OIDOID};
 		Datum		values[] = {ObjectIdGetDatum(relid)};
-		Oid			save_userid;
-		int			save_context;
+		CatalogScope scope;
 
-		ib_catalog_become_owner(&save_userid, &save_context);
-		SPI_connect();
+		ib_catalog_enter(&scope);
 		ib_spi("SELECT id FROM incbatch.pipeline WHERE relation::pg_catalog.oid OPERATOR(pg_catalog.=) $1",
 			   SPI_OK_SELECT, 1, types, values, NULL);
 		if (SPI_processed == 1)
-			pipeline = DatumGetInt32(column(SPI_tuptable->vals[0], 1, NULL));
-		SPI_finish();
-		SetUserIdAndSecContext(save_userid, save_context);
+			pipeline = DatumGetInt32(ib_spi_column(0, 1, NULL));
+		ib_catalog_leave(&scope);
 	}
 	if (pipeline == 0 && !missing_ok)
 		ereport(ERROR,
@@ -286,17 +311,14 @@ ib_catalog_is_state_table(Oid relid)
 {
 	Oid			types[] = {OIDOID};
 	Datum		values[] = {ObjectIdGetDatum(relid)};
-	Oid			save_userid;
-	int			save_context;
+	CatalogScope scope;
 	bool		found;
 
-	ib_catalog_become_owner(&save_userid, &save_context);
-	SPI_connect();
+	ib_catalog_enter(&scope);
 	ib_spi("SELECT FROM incbatch.path WHERE relation::pg_catalog.oid OPERATOR(pg_catalog.=) $1",
 		   SPI_OK_SELECT, 1, types, values, NULL);
 	found = SPI_processed > 0;
-	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	ib_catalog_leave(&scope);
 	return found;
 }
 

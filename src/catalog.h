@@ -86,7 +86,19 @@ extern void ib_spi(const char *sql, int expected, int nargs, const Oid *types,
 				   const Datum *values, const char *nulls);
 extern void ib_spi_snapshot(const char *sql, int expected, int nargs,
 							const Oid *types, const Datum *values, Snapshot snapshot);
-extern void ib_catalog_become_owner(Oid *save_userid, int *save_context);
+extern Datum ib_spi_column(uint64 row, int number, bool *isnull);
+
+/* While incbatch's own tables are read or written for whoever called. */
+typedef struct CatalogScope
+{
+	Oid			save_userid;
+	int			save_context;
+} CatalogScope;
+
+extern void ib_catalog_become_owner(CatalogScope *scope);
+extern void ib_catalog_become_caller(const CatalogScope *scope);
+extern void ib_catalog_enter(CatalogScope *scope);
+extern void ib_catalog_leave(const CatalogScope *scope);
 
 extern bool ib_catalog_exists(void);
 extern List *ib_catalog_paths(void);

@@ -97,12 +97,9 @@ read_tier(int32 tier, Cadence *cadence)
 {
 	Oid			types[] = {INT4OID};
 	Datum		values[] = {Int32GetDatum(tier)};
-	Oid			save_userid;
-	int			save_context;
-	bool		isnull;
+	CatalogScope scope;
 
-	ib_catalog_become_owner(&save_userid, &save_context);
-	SPI_connect();
+	ib_catalog_enter(&scope);
 	ib_spi("SELECT freshness, trigger_interval FROM incbatch.tiers WHERE tier OPERATOR(pg_catalog.=) $1",
 		   SPI_OK_SELECT, 1, types, values, NULL);
 	if (SPI_processed == 0)
@@ -112,12 +109,9 @@ read_tier(int32 tier, Cadence *cadence)
 				errhint("TABLE incbatch.tiers lists the tiers."));
 	cadence->has_tier = true;
 	cadence->tier = tier;
-	cadence->freshness = *DatumGetIntervalP(SPI_getbinval(SPI_tuptable->vals[0],
-														  SPI_tuptable->tupdesc, 1, &isnull));
-	cadence->trigger = *DatumGetIntervalP(SPI_getbinval(SPI_tuptable->vals[0],
-														SPI_tuptable->tupdesc, 2, &isnull));
-	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	cadence->freshness = *DatumGetIntervalP(ib_spi_column(0, 1, NULL));
+	cadence->trigger = *DatumGetIntervalP(ib_spi_column(0, 2, NULL));
+	ib_catalog_leave(&scope);
 }
 
 /*
@@ -342,24 +336,19 @@ find_consumer(int32 pipeline, text *consumer, Oid *relation)
 {
 	Oid			types[] = {INT4OID, TEXTOID};
 	Datum		values[] = {Int32GetDatum(pipeline), PointerGetDatum(consumer)};
-	Oid			save_userid;
-	int			save_context;
+	CatalogScope scope;
 	int32		id = 0;
-	bool		isnull;
 
-	ib_catalog_become_owner(&save_userid, &save_context);
-	SPI_connect();
+	ib_catalog_enter(&scope);
 	ib_spi("SELECT id, relation::pg_catalog.oid FROM incbatch.consumer"
 		   " WHERE pipeline OPERATOR(pg_catalog.=) $1 AND consumer OPERATOR(pg_catalog.=) $2",
 		   SPI_OK_SELECT, 2, types, values, NULL);
 	if (SPI_processed == 1)
 	{
-		id = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-		*relation = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0],
-												   SPI_tuptable->tupdesc, 2, &isnull));
+		id = DatumGetInt32(ib_spi_column(0, 1, NULL));
+		*relation = DatumGetObjectId(ib_spi_column(0, 2, NULL));
 	}
-	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	ib_catalog_leave(&scope);
 	return id;
 }
 
@@ -381,18 +370,14 @@ require_consumer(int32 pipeline, Oid pipeline_relation, text *consumer)
 static int32
 next_number(void)
 {
-	Oid			save_userid;
-	int			save_context;
+	CatalogScope scope;
 	int32		number;
-	bool		isnull;
 
-	ib_catalog_become_owner(&save_userid, &save_context);
-	SPI_connect();
+	ib_catalog_enter(&scope);
 	ib_spi("SELECT pg_catalog.nextval(pg_catalog.pg_get_serial_sequence('incbatch.consumer', 'id'))::pg_catalog.int4",
 		   SPI_OK_SELECT, 0, NULL, NULL, NULL);
-	number = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	number = DatumGetInt32(ib_spi_column(0, 1, NULL));
+	ib_catalog_leave(&scope);
 	return number;
 }
 
@@ -596,15 +581,13 @@ read_closed(int32 consumer, int32 number, char **sql, List **settings, Datum *cl
 	Oid			types[] = {INT4OID, INT4OID};
 	Datum		values[] = {Int32GetDatum(consumer), Int32GetDatum(number)};
 	MemoryContext caller = CurrentMemoryContext;
-	Oid			save_userid;
-	int			save_context;
+	CatalogScope scope;
 	bool		isnull;
 	bool		found;
 	Datum	   *elements;
 	int			n;
 
-	ib_catalog_become_owner(&save_userid, &save_context);
-	SPI_connect();
+	ib_catalog_enter(&scope);
 	if (SPI_execute_with_args("SELECT c.closed_before[$2], w.closed, p.settings FROM incbatch.consumer c"
 							  " JOIN incbatch.pipeline p ON p.id OPERATOR(pg_catalog.=) c.pipeline"
 							  " JOIN incbatch.path_watermark w ON w.path OPERATOR(pg_catalog.=) c.path"
@@ -626,8 +609,7 @@ read_closed(int32 consumer, int32 number, char **sql, List **settings, Datum *cl
 		for (int i = 0; i < n; i++)
 			*settings = lappend(*settings, TextDatumGetCString(elements[i]));
 	}
-	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	ib_catalog_leave(&scope);
 	return found;
 }
 
@@ -655,7 +637,7 @@ ib_closed_before(PG_FUNCTION_ARGS)
 	if (SPI_execute_with_args(sql, 1, types, &closed, NULL, true, 1) != SPI_OK_SELECT ||
 		SPI_processed != 1)
 		elog(ERROR, "could not compute which windows are closed");
-	result = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	result = ib_spi_column(0, 1, &isnull);
 	SPI_finish();
 	AtEOXact_GUC(false, guc_level);
 	if (isnull)

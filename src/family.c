@@ -117,14 +117,6 @@ ib_family_mark(int32 pipeline)
 					  SPI_OK_UPDATE, 1, types, values, NULL);
 }
 
-static Datum
-column(uint64 row, int number)
-{
-	bool		isnull;
-
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number, &isnull);
-}
-
 static Interval *
 copy_interval(Datum value)
 {
@@ -149,13 +141,11 @@ load_family(int32 pipeline, Oid relation)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Family	   *family = palloc0(sizeof(Family));
-	Oid			save_userid;
-	int			save_context;
+	CatalogScope scope;
 
 	family->pipeline = pipeline;
 	family->relation = relation;
-	ib_catalog_become_owner(&save_userid, &save_context);
-	SPI_connect();
+	ib_catalog_enter(&scope);
 
 	read_family_rows("SELECT a.id, a.relation::pg_catalog.oid, a.trigger_interval,"
 					 " a.state OPERATOR(pg_catalog.=) 'running', f.path IS NOT NULL"
@@ -166,11 +156,11 @@ load_family(int32 pipeline, Oid relation)
 	{
 		FamilyPath *path = palloc0(sizeof(FamilyPath));
 
-		path->path = DatumGetInt32(column(i, 1));
-		path->table = DatumGetObjectId(column(i, 2));
-		path->trigger = copy_interval(column(i, 3));
-		path->running = DatumGetBool(column(i, 4));
-		path->has_frontier = DatumGetBool(column(i, 5));
+		path->path = DatumGetInt32(ib_spi_column(i, 1, NULL));
+		path->table = DatumGetObjectId(ib_spi_column(i, 2, NULL));
+		path->trigger = copy_interval(ib_spi_column(i, 3, NULL));
+		path->running = DatumGetBool(ib_spi_column(i, 4, NULL));
+		path->has_frontier = DatumGetBool(ib_spi_column(i, 5, NULL));
 		family->paths = lappend(family->paths, path);
 	}
 
@@ -183,10 +173,10 @@ load_family(int32 pipeline, Oid relation)
 	{
 		FamilyView *view = palloc0(sizeof(FamilyView));
 
-		view->consumer = DatumGetInt32(column(i, 1));
-		view->relation = DatumGetObjectId(column(i, 2));
-		view->trigger = copy_interval(column(i, 3));
-		view->path = DatumGetInt32(column(i, 4));
+		view->consumer = DatumGetInt32(ib_spi_column(i, 1, NULL));
+		view->relation = DatumGetObjectId(ib_spi_column(i, 2, NULL));
+		view->trigger = copy_interval(ib_spi_column(i, 3, NULL));
+		view->path = DatumGetInt32(ib_spi_column(i, 4, NULL));
 		family->views = lappend(family->views, view);
 	}
 
@@ -196,10 +186,9 @@ load_family(int32 pipeline, Oid relation)
 					 " ORDER BY 1", pipeline);
 	MemoryContextSwitchTo(caller);
 	for (uint64 i = 0; i < SPI_processed; i++)
-		family->triggers = lappend(family->triggers, copy_interval(column(i, 1)));
+		family->triggers = lappend(family->triggers, copy_interval(ib_spi_column(i, 1, NULL)));
 
-	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	ib_catalog_leave(&scope);
 	return family;
 }
 
@@ -224,8 +213,7 @@ ib_family_view_query(Oid view)
 void
 ib_family_store_view(Oid view, Query *query)
 {
-	Oid			save_userid;
-	int			save_context;
+	CatalogScope catalog;
 	ListCell   *lc;
 
 	foreach(lc, query->targetList)
@@ -236,10 +224,10 @@ ib_family_store_view(Oid view, Query *query)
 			entry->resname = get_attname(view, entry->resno, false);
 	}
 	/* only an owner may, and whoever drops a consumer need not be one */
-	ib_catalog_become_owner(&save_userid, &save_context);
+	ib_catalog_become_owner(&catalog);
 	StoreViewQuery(view, query, true);
 	CommandCounterIncrement();
-	SetUserIdAndSecContext(save_userid, save_context);
+	ib_catalog_become_caller(&catalog);
 }
 
 typedef struct ReplaceContext
@@ -451,7 +439,7 @@ insert_path(Family *family, Oid table, Interval *trigger)
 	ib_spi("INSERT INTO incbatch.path (pipeline, relation, trigger_interval)"
 		   " VALUES ($1, $2, $3) RETURNING id",
 		   SPI_OK_INSERT_RETURNING, lengthof(types), types, values, NULL);
-	path = DatumGetInt32(column(0, 1));
+	path = DatumGetInt32(ib_spi_column(0, 1, NULL));
 	SPI_finish();
 	return path;
 }
@@ -466,8 +454,7 @@ add_path(Family *family, Interval *trigger)
 	Oid			owner = ib_family_owner(family->pipeline, family->relation);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	OwnerScope	scope;
-	Oid			save_userid;
-	int			save_context;
+	CatalogScope catalog;
 
 	path->trigger = trigger;
 	path->wanted = true;
@@ -476,10 +463,10 @@ add_path(Family *family, Interval *trigger)
 	ib_family_copy_rows(sibling->table, path->table, snapshot);
 	ib_leave_owner(&scope);
 
-	ib_catalog_become_owner(&save_userid, &save_context);
+	ib_catalog_become_owner(&catalog);
 	path->path = insert_path(family, path->table, trigger);
 	ib_catalog_copy_path(sibling->path, path->path, snapshot);
-	SetUserIdAndSecContext(save_userid, save_context);
+	ib_catalog_become_caller(&catalog);
 	UnregisterSnapshot(snapshot);
 	return path;
 }

@@ -125,14 +125,11 @@ void
 ib_change_catalog(const char *sql, int expected, int nargs, const Oid *types,
 			   const Datum *values, const char *nulls)
 {
-	Oid			save_userid;
-	int			save_context;
+	CatalogScope scope;
 
-	ib_catalog_become_owner(&save_userid, &save_context);
-	SPI_connect();
+	ib_catalog_enter(&scope);
 	ib_spi(sql, expected, nargs, types, values, nulls);
-	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	ib_catalog_leave(&scope);
 	ib_wake_worker_at_commit();
 }
 
@@ -143,15 +140,13 @@ ib_pipeline_closes(int32 pipeline, Oid *definition, AttrNumber *event_time,
 {
 	Oid			types[] = {INT4OID};
 	Datum		values[] = {Int32GetDatum(pipeline)};
-	Oid			save_userid;
-	int			save_context;
+	CatalogScope scope;
 	HeapTuple	tuple;
 	TupleDesc	desc;
 	bool		isnull;
 	bool		result;
 
-	ib_catalog_become_owner(&save_userid, &save_context);
-	SPI_connect();
+	ib_catalog_enter(&scope);
 	ib_spi("SELECT lateness IS NOT NULL, definition::pg_catalog.oid, coalesce(event_time, 0::pg_catalog.int2), track_lookups"
 		   " FROM incbatch.pipeline WHERE id OPERATOR(pg_catalog.=) $1",
 		   SPI_OK_SELECT, 1, types, values, NULL);
@@ -163,8 +158,7 @@ ib_pipeline_closes(int32 pipeline, Oid *definition, AttrNumber *event_time,
 	*definition = DatumGetObjectId(SPI_getbinval(tuple, desc, 2, &isnull));
 	*event_time = DatumGetInt16(SPI_getbinval(tuple, desc, 3, &isnull));
 	*tracks_lookups = DatumGetBool(SPI_getbinval(tuple, desc, 4, &isnull));
-	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	ib_catalog_leave(&scope);
 	return result;
 }
 
@@ -351,12 +345,10 @@ forget_pipelines(Datum pipelines)
 	Oid			types[] = {INT4ARRAYOID};
 	List	   *relations = NIL;
 	MemoryContext caller = CurrentMemoryContext;
-	Oid			save_userid;
-	int			save_context;
+	CatalogScope scope;
 	ListCell   *lc;
 
-	ib_catalog_become_owner(&save_userid, &save_context);
-	SPI_connect();
+	ib_catalog_enter(&scope);
 	ib_spi("SELECT c.relation::pg_catalog.oid AS oid FROM incbatch.consumer c"
 		   " WHERE c.pipeline OPERATOR(pg_catalog.=) ANY ($1)"
 		   " UNION ALL SELECT a.relation::pg_catalog.oid FROM incbatch.path a"
@@ -367,9 +359,7 @@ forget_pipelines(Datum pipelines)
 		   SPI_OK_SELECT, 1, types, &pipelines, NULL);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		bool		isnull;
-		Oid			oid = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
-														 SPI_tuptable->tupdesc, 1, &isnull));
+		Oid			oid = DatumGetObjectId(ib_spi_column(i, 1, NULL));
 		MemoryContext spi = MemoryContextSwitchTo(caller);
 
 		relations = lappend_oid(relations, oid);
@@ -379,8 +369,7 @@ forget_pipelines(Datum pipelines)
 		LockRelationOid(lfirst_oid(lc), AccessExclusiveLock);
 	ib_spi("DELETE FROM incbatch.pipeline WHERE id OPERATOR(pg_catalog.=) ANY ($1)",
 		   SPI_OK_DELETE, 1, types, &pipelines, NULL);
-	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	ib_catalog_leave(&scope);
 	ib_wake_worker_at_commit();
 	return relations;
 }
@@ -417,13 +406,10 @@ ib_drop_pipeline(PG_FUNCTION_ARGS)
 static int32
 find_bereft_pipeline(Oid *relation)
 {
-	Oid			save_userid;
-	int			save_context;
+	CatalogScope scope;
 	int32		pipeline = 0;
-	bool		isnull;
 
-	ib_catalog_become_owner(&save_userid, &save_context);
-	SPI_connect();
+	ib_catalog_enter(&scope);
 	ib_spi("SELECT p.id, p.relation::pg_catalog.oid FROM incbatch.pipeline p"
 		   " JOIN incbatch.consumer c ON c.pipeline OPERATOR(pg_catalog.=) p.id"
 		   " JOIN pg_catalog.pg_event_trigger_dropped_objects() d"
@@ -433,11 +419,10 @@ find_bereft_pipeline(Oid *relation)
 		   SPI_OK_SELECT, 0, NULL, NULL, NULL);
 	if (SPI_processed == 1)
 	{
-		pipeline = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-		*relation = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
+		pipeline = DatumGetInt32(ib_spi_column(0, 1, NULL));
+		*relation = DatumGetObjectId(ib_spi_column(0, 2, NULL));
 	}
-	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	ib_catalog_leave(&scope);
 	return pipeline;
 }
 
@@ -475,8 +460,7 @@ ib_on_drop(PG_FUNCTION_ARGS)
 {
 	Datum		pipelines = (Datum) 0;
 	bool		isnull = true;
-	Oid			save_userid;
-	int			save_context;
+	CatalogScope scope;
 	MemoryContext caller = CurrentMemoryContext;
 
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
@@ -484,8 +468,7 @@ ib_on_drop(PG_FUNCTION_ARGS)
 				errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
 				errmsg("incbatch.on_drop can only be called as an event trigger"));
 
-	ib_catalog_become_owner(&save_userid, &save_context);
-	SPI_connect();
+	ib_catalog_enter(&scope);
 	ib_spi("WITH dropped AS (SELECT objid FROM pg_catalog.pg_event_trigger_dropped_objects()"
 		   " WHERE classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass"
 		   " AND objsubid OPERATOR(pg_catalog.=) 0)"
@@ -497,7 +480,7 @@ ib_on_drop(PG_FUNCTION_ARGS)
 		   SPI_OK_SELECT, 0, NULL, NULL, NULL);
 	if (SPI_processed == 1)
 	{
-		pipelines = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+		pipelines = ib_spi_column(0, 1, &isnull);
 		if (!isnull)
 		{
 			MemoryContext spi = MemoryContextSwitchTo(caller);
@@ -506,8 +489,7 @@ ib_on_drop(PG_FUNCTION_ARGS)
 			MemoryContextSwitchTo(spi);
 		}
 	}
-	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	ib_catalog_leave(&scope);
 
 	if (!isnull)
 		ib_drop_relations(forget_pipelines(pipelines));
@@ -538,22 +520,19 @@ ib_on_drop(PG_FUNCTION_ARGS)
 static void
 require_all_marked(void)
 {
-	Oid			save_userid;
-	int			save_context;
+	CatalogScope scope;
 	bool		missed;
 
 	if (!IsolationUsesXactSnapshot())
 		return;
-	ib_catalog_become_owner(&save_userid, &save_context);
-	SPI_connect();
+	ib_catalog_enter(&scope);
 	PushActiveSnapshot(GetLatestSnapshot());
 	if (SPI_execute("SELECT FROM incbatch.path a WHERE EXISTS (SELECT" PATHS_OF_REWRITTEN ")",
 					true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read incbatch.path");
 	missed = SPI_processed > 0;
 	PopActiveSnapshot();
-	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	ib_catalog_leave(&scope);
 	if (missed)
 		ereport(ERROR,
 				errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),

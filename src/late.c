@@ -290,7 +290,7 @@ retain(IbPath *path, LateRun *run)
 	if (!MUTANT(RETENTION))
 		ib_run_statement(late->retain, SPI_OK_DELETE, NULL);
 	ib_run_statement(late->retained, SPI_OK_SELECT, NULL);
-	oldest = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	oldest = ib_spi_column(0, 1, &isnull);
 	if (!isnull)
 		run->trim = DatumGetTimestamp(oldest);
 	run->mark.removed = times[0];
@@ -482,20 +482,17 @@ ib_watermark(PG_FUNCTION_ARGS)
 	Datum		values[1];
 	Datum		result = (Datum) 0;
 	bool		isnull = true;
-	Oid			save_userid;
-	int			save_context;
+	CatalogScope scope;
 
 	values[0] = Int32GetDatum(ib_catalog_find_pipeline(PG_GETARG_TEXT_PP(0), &relation, false));
-	ib_catalog_become_owner(&save_userid, &save_context);
-	SPI_connect();
+	ib_catalog_enter(&scope);
 	ib_spi("SELECT NULLIF(w.watermark, '-infinity') FROM incbatch.path a"
 		   " LEFT JOIN incbatch.path_watermark w ON w.path OPERATOR(pg_catalog.=) a.id"
 		   " WHERE a.pipeline OPERATOR(pg_catalog.=) $1 ORDER BY a.trigger_interval, a.id LIMIT 1",
 		   SPI_OK_SELECT, 1, types, values, NULL);
 	if (SPI_processed == 1)
-		result = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
-	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+		result = ib_spi_column(0, 1, &isnull);
+	ib_catalog_leave(&scope);
 	if (isnull)
 		PG_RETURN_NULL();
 	PG_RETURN_DATUM(result);

@@ -62,14 +62,6 @@ typedef struct Subject
 	List	   *tables;			/* their state tables */
 } Subject;
 
-static Datum
-column(uint64 row, int number)
-{
-	bool		isnull;
-
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number, &isnull);
-}
-
 static void
 find_subject(int32 pipeline, Subject *subject)
 {
@@ -78,12 +70,10 @@ find_subject(int32 pipeline, Subject *subject)
 	MemoryContext caller = CurrentMemoryContext;
 	Datum	   *elements;
 	int			n;
-	Oid			save_userid;
-	int			save_context;
+	CatalogScope scope;
 
 	memset(subject, 0, sizeof(*subject));
-	ib_catalog_become_owner(&save_userid, &save_context);
-	SPI_connect();
+	ib_catalog_enter(&scope);
 	if (SPI_execute_with_args("SELECT a.id, a.relation::pg_catalog.oid, p.relation::pg_catalog.oid,"
 							  " p.definition::pg_catalog.oid, p.settings,"
 							  " CASE WHEN p.lateness IS NULL THEN 0::pg_catalog.int2 ELSE p.event_time END, p.track_lookups"
@@ -96,19 +86,18 @@ find_subject(int32 pipeline, Subject *subject)
 	MemoryContextSwitchTo(caller);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		subject->paths = lappend_int(subject->paths, DatumGetInt32(column(i, 1)));
-		subject->tables = lappend_oid(subject->tables, DatumGetObjectId(column(i, 2)));
+		subject->paths = lappend_int(subject->paths, DatumGetInt32(ib_spi_column(i, 1, NULL)));
+		subject->tables = lappend_oid(subject->tables, DatumGetObjectId(ib_spi_column(i, 2, NULL)));
 	}
-	subject->relation = DatumGetObjectId(column(0, 3));
-	subject->definition = DatumGetObjectId(column(0, 4));
-	subject->event_time = DatumGetInt16(column(0, 6));
-	subject->track_lookups = DatumGetBool(column(0, 7));
-	deconstruct_array(DatumGetArrayTypeP(column(0, 5)), TEXTOID, -1, false, TYPALIGN_INT,
+	subject->relation = DatumGetObjectId(ib_spi_column(0, 3, NULL));
+	subject->definition = DatumGetObjectId(ib_spi_column(0, 4, NULL));
+	subject->event_time = DatumGetInt16(ib_spi_column(0, 6, NULL));
+	subject->track_lookups = DatumGetBool(ib_spi_column(0, 7, NULL));
+	deconstruct_array(DatumGetArrayTypeP(ib_spi_column(0, 5, NULL)), TEXTOID, -1, false, TYPALIGN_INT,
 					  &elements, NULL, &n);
 	for (int i = 0; i < n; i++)
 		subject->settings = lappend(subject->settings, TextDatumGetCString(elements[i]));
-	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	ib_catalog_leave(&scope);
 }
 
 /*
@@ -125,13 +114,12 @@ compared_windows(Subject *subject, int32 path)
 	SPIExecuteOptions options = {.read_only = true};
 	TupleDesc	desc = CreateTemplateTupleDesc(1);
 	Timestamp	removed = DT_NOBEGIN;
-	bool		isnull;
 
 	if (SPI_execute(psprintf("SELECT removed FROM incbatch.path_watermark WHERE path OPERATOR(pg_catalog.=) %d",
 							 path), true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read incbatch.path_watermark");
 	if (SPI_processed == 1)
-		removed = DatumGetTimestamp(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+		removed = DatumGetTimestamp(ib_spi_column(0, 1, NULL));
 	ib_watermark_offer_times(REMOVAL_RELATION,
 							 get_atttype(subject->query->source, subject->event_time),
 							 names, &removed, 1);
@@ -292,17 +280,16 @@ read_both(Subject *subject, int32 path, Oid table)
 	Frontier	frontier = {0};
 	bool		can_read;
 	char	   *condition = "true";
-	Oid			save_userid;
-	int			save_context;
+	CatalogScope catalog;
 
 	PushActiveSnapshot(now);
-	ib_catalog_become_owner(&save_userid, &save_context);
+	ib_catalog_become_owner(&catalog);
 	if (ib_catalog_fetch_frontier(path, &frontier))
 		then = ib_frontier_mvcc_snapshot(frontier.snapshot);
 	can_read = then != NULL && can_read_at(&frontier, then);
 	if (can_read && subject->event_time != InvalidAttrNumber)
 		condition = compared_windows(subject, path);
-	SetUserIdAndSecContext(save_userid, save_context);
+	ib_catalog_become_caller(&catalog);
 	PopActiveSnapshot();
 	if (can_read)
 	{

@@ -39,12 +39,10 @@ ib_running_paths(int32 pipeline, bool freshest)
 	Datum		values[] = {Int32GetDatum(pipeline), BoolGetDatum(freshest)};
 	MemoryContext caller = CurrentMemoryContext;
 	List	   *result = NIL;
-	Oid			save_userid;
-	int			save_context;
+	CatalogScope scope;
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	ib_catalog_become_owner(&save_userid, &save_context);
-	SPI_connect();
+	ib_catalog_enter(&scope);
 	if (SPI_execute_with_args("SELECT a.id, p.paused, a.state, a.last_error, p.relation::pg_catalog.text"
 							  " FROM incbatch.path a JOIN incbatch.pipeline p"
 							  " ON p.id OPERATOR(pg_catalog.=) a.pipeline"
@@ -83,8 +81,7 @@ ib_running_paths(int32 pipeline, bool freshest)
 		result = lappend_int(result, atoi(SPI_getvalue(tuple, desc, 1)));
 		MemoryContextSwitchTo(spi);
 	}
-	SPI_finish();
-	SetUserIdAndSecContext(save_userid, save_context);
+	ib_catalog_leave(&scope);
 	PopActiveSnapshot();
 	return result;
 }
