@@ -14,6 +14,7 @@ CREATE TABLE incbatch.pipeline (
     query            text NOT NULL,
     settings         text[] NOT NULL,
     event_time       smallint,
+    event_time_name  name,
     lateness         interval,
     late_policy      text NOT NULL DEFAULT 'divert',
     retention        interval,
@@ -146,6 +147,7 @@ COMMENT ON COLUMN incbatch.pipeline.source IS 'The table whose changes drive the
 COMMENT ON COLUMN incbatch.pipeline.query IS 'The query as it was given.';
 COMMENT ON COLUMN incbatch.pipeline.settings IS 'Settings that the query''s meaning depends on, as they were at creation: name and value alternating.';
 COMMENT ON COLUMN incbatch.pipeline.event_time IS 'Number of the source''s column with the event time, or NULL.';
+COMMENT ON COLUMN incbatch.pipeline.event_time_name IS 'Its name, by which it is found after a restore.';
 COMMENT ON COLUMN incbatch.pipeline.lateness IS 'The watermark is the largest event time seen minus this; NULL: windows never close.';
 COMMENT ON COLUMN incbatch.pipeline.late_policy IS 'What happens to a change to a closed window: divert, drop or apply.';
 COMMENT ON COLUMN incbatch.pipeline.retention IS 'Windows that ended this long before the watermark are removed; NULL: none.';
@@ -167,7 +169,7 @@ COMMENT ON COLUMN incbatch.path.state IS 'initializing, backfilling, running, fa
 COMMENT ON COLUMN incbatch.path.state_since IS 'When the state was entered.';
 COMMENT ON COLUMN incbatch.path.last_error IS 'Why the path stopped, and the function that brings it back.';
 
-COMMENT ON TABLE incbatch.tiers IS 'Named freshnesses for consumers to pick; the administrator edits them. A change holds for consumers that pick the tier from then on.';
+COMMENT ON TABLE incbatch.tiers IS 'Named freshnesses for consumers to pick; the administrator edits them. A change holds for consumers that pick the tier from then on. pg_dump takes them along; a tier of the extension''s own that was deleted comes back with a restore.';
 COMMENT ON COLUMN incbatch.tiers.tier IS 'Number of the tier.';
 COMMENT ON COLUMN incbatch.tiers.name IS 'Its name.';
 COMMENT ON COLUMN incbatch.tiers.freshness IS 'The staleness that its consumers accept.';
@@ -453,6 +455,43 @@ COMMENT ON FUNCTION incbatch.on_rewrite() IS
 CREATE EVENT TRIGGER incbatch_on_rewrite ON table_rewrite EXECUTE FUNCTION incbatch.on_rewrite();
 ALTER EVENT TRIGGER incbatch_on_rewrite ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER incbatch_on_rewrite IS 'A pipeline whose source is set UNLOGGED, or LOGGED again, needs a rebuild.';
+
+-- ---------------------------------------------------------------------
+-- Dump and restore
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION incbatch.on_pipeline_insert() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'ib_on_pipeline_insert';
+COMMENT ON FUNCTION incbatch.on_pipeline_insert() IS
+'Trigger: keeps the name of the event time column beside its number, and finds the number by it when a pipeline is restored from a dump.';
+CREATE TRIGGER on_insert BEFORE INSERT ON incbatch.pipeline
+FOR EACH ROW EXECUTE FUNCTION incbatch.on_pipeline_insert();
+COMMENT ON TRIGGER on_insert ON incbatch.pipeline IS 'Finds the event time column by its name.';
+
+CREATE FUNCTION incbatch.on_path_insert() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'ib_on_path_insert';
+COMMENT ON FUNCTION incbatch.on_path_insert() IS
+'Trigger: a path that is restored from a dump needs a rebuild.';
+CREATE TRIGGER on_insert BEFORE INSERT ON incbatch.path
+FOR EACH ROW EXECUTE FUNCTION incbatch.on_path_insert();
+COMMENT ON TRIGGER on_insert ON incbatch.path IS 'A path that is restored from a dump needs a rebuild.';
+
+CREATE FUNCTION incbatch.on_tier_insert() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'ib_on_tier_insert';
+COMMENT ON FUNCTION incbatch.on_tier_insert() IS
+'Trigger: a tier that is still as CREATE EXTENSION made it gives way to one of the same number or name, which so can be restored from a dump.';
+CREATE TRIGGER on_insert BEFORE INSERT ON incbatch.tiers
+FOR EACH ROW EXECUTE FUNCTION incbatch.on_tier_insert();
+COMMENT ON TRIGGER on_insert ON incbatch.tiers IS 'A tier that is still as CREATE EXTENSION made it gives way to one of the same number or name.';
+
+CREATE FUNCTION incbatch.on_rename() RETURNS event_trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'ib_on_rename';
+COMMENT ON FUNCTION incbatch.on_rename() IS
+'Event trigger: keeps the name of a pipeline''s event time column.';
+CREATE EVENT TRIGGER incbatch_on_rename ON ddl_command_end WHEN TAG IN ('ALTER TABLE')
+EXECUTE FUNCTION incbatch.on_rename();
+ALTER EVENT TRIGGER incbatch_on_rename ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER incbatch_on_rename IS 'Keeps the name of a pipeline''s event time column.';
 
 -- ---------------------------------------------------------------------
 -- What shared memory knows
@@ -1197,5 +1236,9 @@ GRANT SELECT ON incbatch.tiers, incbatch.pipelines, incbatch.paths, incbatch.con
                 incbatch.lag, incbatch.batches, incbatch.workers, incbatch.progress, incbatch.late_rows TO PUBLIC;
 
 SELECT pg_catalog.pg_extension_config_dump('incbatch.pipeline', '');
+SELECT pg_catalog.pg_extension_config_dump('incbatch.pipeline_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('incbatch.path', '');
+SELECT pg_catalog.pg_extension_config_dump('incbatch.path_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('incbatch.consumer', '');
+SELECT pg_catalog.pg_extension_config_dump('incbatch.consumer_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('incbatch.tiers', '');

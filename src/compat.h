@@ -34,10 +34,13 @@
 	((change)->data.tp.oldtuple ? &(change)->data.tp.oldtuple->tuple : NULL)
 #endif
 
-/* ReplicationSlotCreate: "failover" and "synced" came with 17. */
+/*
+ * ReplicationSlotCreate: "failover" and "synced" came with 17.  Ours are
+ * failover slots where there are such.
+ */
 #if PG_VERSION_NUM >= 170000
 #define ib_replication_slot_create(name, persistency) \
-	ReplicationSlotCreate(name, true, persistency, false, false, false)
+	ReplicationSlotCreate(name, true, persistency, false, true, false)
 #else
 #define ib_replication_slot_create(name, persistency) \
 	ReplicationSlotCreate(name, true, persistency, false)
@@ -50,6 +53,23 @@
 #else
 #define ib_replication_slot_acquire(name) \
 	ReplicationSlotAcquire(name, false)
+#endif
+
+/* The standbys that a failover slot waits for came with 17, too. */
+#if PG_VERSION_NUM >= 170000
+#define ib_standby_slots_caught_up(lsn) StandbySlotsHaveCaughtup(lsn, DEBUG1)
+#else
+#define ib_standby_slots_caught_up(lsn) ((void) (lsn), true)
+#endif
+
+/*
+ * A slot is invalidated for other reasons than lost WAL since 16, and then keeps
+ * its position.
+ */
+#if PG_VERSION_NUM >= 160000
+#define ib_slot_is_invalidated(slot) ((slot)->data.invalidated != RS_INVAL_NONE)
+#else
+#define ib_slot_is_invalidated(slot) (!XLogRecPtrIsInvalid((slot)->data.invalidated_at))
 #endif
 
 /* LogLogicalMessage: "flush" came with 17. */
@@ -136,6 +156,20 @@
 #define ib_my_proc_number() MyProcNumber
 #else
 #define ib_my_proc_number() (MyProc->pgprocno)
+#endif
+
+/* ALTER COLUMN SET EXPRESSION, of a generated column, came with 17. */
+#if PG_VERSION_NUM >= 170000
+#define ib_sets_expression(subtype) ((subtype) == AT_SetExpression)
+#else
+#define ib_sets_expression(subtype) ((void) (subtype), false)
+#endif
+
+/* Generated columns that are computed when they are read came with 18. */
+#if PG_VERSION_NUM >= 180000
+#define ib_is_virtual_column(att) ((att)->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
+#else
+#define ib_is_virtual_column(att) ((void) (att), false)
 #endif
 
 #endif							/* IB_COMPAT_H */

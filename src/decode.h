@@ -24,6 +24,7 @@ extern char *ib_slot_name(Oid database);
 extern SlotPosition ib_slot_position(void);
 extern XLogRecPtr ib_slot_create(void);
 extern int64 ib_slot_releasable(XLogRecPtr *lsn);
+extern bool ib_slot_standbys_have(XLogRecPtr lsn);
 extern void ib_slot_drop(void);
 extern void ib_slot_init_worker(void);
 extern XLogRecPtr ib_wal_end(void);

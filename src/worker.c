@@ -57,6 +57,8 @@ extern PGDLLEXPORT void ib_worker_main(Datum arg);
 static XLogRecPtr read_upto = InvalidXLogRecPtr;	/* read ahead so far */
 static int64 read_at = 0;		/* monotonic */
 static bool look_again = false; /* for statuses that nobody has told */
+static XLogRecPtr to_confirm = InvalidXLogRecPtr;	/* once standbys have ... */
+static XLogRecPtr needed_by_it; /* ... this much */
 
 /* ----------------------------------------------------------------
  *		Start
@@ -317,6 +319,25 @@ read_ahead(XLogRecPtr upto)
 }
 
 /*
+ * Let the server forget what lies before a position, for which all frontiers
+ * are in the WAL that has been flushed, once standbys that may take over have
+ * that WAL too; but they must not make it grow beyond the limit.
+ */
+static void
+confirm_upto(XLogRecPtr lsn, XLogRecPtr flushed, XLogRecPtr seen)
+{
+	if (XLogRecPtrIsInvalid(to_confirm))
+	{
+		to_confirm = lsn;
+		needed_by_it = flushed;
+	}
+	if (!ib_slot_standbys_have(needed_by_it) && to_confirm + ib_retained_limit() >= seen)
+		return;
+	ib_decode_confirm(to_confirm);
+	to_confirm = InvalidXLogRecPtr;
+}
+
+/*
  * Confirm what every path has folded in and flushed, and take the place from
  * a path that holds too much WAL.  "seen" is the end of the WAL for which this
  * round has run the paths: what came since is no path's delay.
@@ -348,7 +369,7 @@ confirm(XLogRecPtr seen)
 		if (!MUTANT(CONFIRM_EARLY))
 			lsn = Min(lsn, path->confirmable);
 	}
-	ib_decode_confirm(lsn);
+	confirm_upto(lsn, flushed, seen);
 }
 
 /* ----------------------------------------------------------------
