@@ -28,9 +28,11 @@ CREATE TABLE incbatch.pipeline (
     created_at       timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 
+-- Those that pg_dump takes along have no foreign keys among them, for
+-- pg_restore -j fills tables in any order.
 CREATE TABLE incbatch.path (
     id               int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    pipeline         int NOT NULL REFERENCES incbatch.pipeline ON DELETE CASCADE,
+    pipeline         int NOT NULL,
     relation         regclass NOT NULL UNIQUE,
     trigger_interval interval NOT NULL,
     state            text NOT NULL DEFAULT 'initializing'
@@ -54,8 +56,8 @@ INSERT INTO incbatch.tiers VALUES
 CREATE TABLE incbatch.consumer (
     id               int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     consumer         text NOT NULL,
-    pipeline         int NOT NULL REFERENCES incbatch.pipeline ON DELETE CASCADE,
-    path             int NOT NULL REFERENCES incbatch.path,
+    pipeline         int NOT NULL,
+    path             int NOT NULL,
     relation         regclass NOT NULL UNIQUE,
     tier             int,
     freshness        interval NOT NULL,

@@ -368,6 +368,10 @@ forget_pipelines(Datum pipelines)
 	}
 	foreach(lc, relations)
 		LockRelationOid(lfirst_oid(lc), AccessExclusiveLock);
+	ib_spi("DELETE FROM incbatch.consumer WHERE pipeline OPERATOR(pg_catalog.=) ANY ($1)",
+		   SPI_OK_DELETE, 1, types, &pipelines, NULL);
+	ib_spi("DELETE FROM incbatch.path WHERE pipeline OPERATOR(pg_catalog.=) ANY ($1)",
+		   SPI_OK_DELETE, 1, types, &pipelines, NULL);
 	ib_spi("DELETE FROM incbatch.pipeline WHERE id OPERATOR(pg_catalog.=) ANY ($1)",
 		   SPI_OK_DELETE, 1, types, &pipelines, NULL);
 	ib_catalog_leave(&scope);
