@@ -196,7 +196,7 @@ COMMENT ON COLUMN incbatch.frontier.decoded_lsn IS 'Up to here, every commit tha
 COMMENT ON COLUMN incbatch.frontier.snapshot IS 'The snapshot of the last run.';
 COMMENT ON COLUMN incbatch.frontier.aligned IS 'Whether the aggregate equals the query under the snapshot.';
 COMMENT ON COLUMN incbatch.frontier.as_of IS 'Everything committed before this instant is included.';
-COMMENT ON COLUMN incbatch.frontier.meaning IS 'A hash of the functions that the query calls, and of the labels of enums that it turns into text.';
+COMMENT ON COLUMN incbatch.frontier.meaning IS 'A hash of the query, of the functions that it calls, and of the labels of enums that it turns into text.';
 COMMENT ON COLUMN incbatch.frontier.partitions IS 'Of a partitioned source: its partitions as the snapshot sees them, each an OID and the transaction that made it a partition, in one number.';
 
 COMMENT ON TABLE incbatch.path_watermark IS 'What each path whose windows close has seen of event time. Written in the same transaction as the state table. Times are as the event time column has them, those with time zone in UTC; -infinity: none yet.';
@@ -452,11 +452,17 @@ COMMENT ON EVENT TRIGGER incbatch_on_drop IS 'Drops a pipeline as a whole when o
 CREATE FUNCTION incbatch.on_rewrite() RETURNS event_trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'ib_on_rewrite';
 COMMENT ON FUNCTION incbatch.on_rewrite() IS
-'Event trigger: a pipeline whose source, or tracked lookup, is set UNLOGGED, or LOGGED again, needs a rebuild, for rows written in between are in no WAL.';
+'Event trigger: a pipeline whose source, or tracked lookup, is set UNLOGGED, or LOGGED again, needs a rebuild, for rows written in between are in no WAL. SET UNLOGGED of a state table is refused.';
 
 CREATE EVENT TRIGGER incbatch_on_rewrite ON table_rewrite EXECUTE FUNCTION incbatch.on_rewrite();
 ALTER EVENT TRIGGER incbatch_on_rewrite ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER incbatch_on_rewrite IS 'A pipeline whose source is set UNLOGGED, or LOGGED again, needs a rebuild.';
+
+CREATE FUNCTION incbatch.prepare_shutdown(undo boolean DEFAULT false) RETURNS int
+LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'ib_prepare_shutdown';
+REVOKE EXECUTE ON FUNCTION incbatch.prepare_shutdown(boolean) FROM PUBLIC;
+COMMENT ON FUNCTION incbatch.prepare_shutdown(boolean) IS
+'Ends the workers of all databases and drops their replication slots, so that the server can be started with a lower wal_level, or without the library and without WAL held for ever. Definitions stay, pipelines need a rebuild afterwards. Until the restart, or a call with undo => true, no worker runs. Takes effect at once, also if the transaction is rolled back. Returns how many slots it dropped.';
 
 -- ---------------------------------------------------------------------
 -- Dump and restore
@@ -504,7 +510,8 @@ CREATE FUNCTION incbatch.worker_status(
     OUT heartbeat_at timestamptz, OUT rows_decoded bigint,
     OUT activity text, OUT activity_since timestamptz, OUT wait_event text,
     OUT restarts int, OUT last_error text,
-    OUT cpu_ms float8, OUT batches_cpu_ms float8, OUT history_cpu_ms float8, OUT history_wal_bytes bigint
+    OUT cpu_ms float8, OUT batches_cpu_ms float8, OUT history_cpu_ms float8, OUT history_wal_bytes bigint,
+    OUT pinning_xid xid, OUT pinned_lsn pg_lsn
 ) RETURNS SETOF record
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_worker_status';
 COMMENT ON FUNCTION incbatch.worker_status() IS 'Workers as shared memory knows them; incbatch.workers is the view to read.';
@@ -687,12 +694,14 @@ SELECT consumer, pipeline, tier, freshness, trigger_interval, as_of, staleness,
             WHEN worker = 'stopped' THEN 'the worker does not respond'
             WHEN locked IS NOT NULL
             THEN pg_catalog.format('%s is locked%s', locked::regclass,
-                     (SELECT ' by process ' || pg_catalog.string_agg(DISTINCT l.pid::text, ', ')
+                     (SELECT ' by process ' || coalesce(pg_catalog.string_agg(DISTINCT l.pid::text, ', ')
+                                                            FILTER (WHERE l.mode NOT IN ('RowShareLock', 'RowExclusiveLock')),
+                                                        pg_catalog.string_agg(DISTINCT l.pid::text, ', '))
                       FROM pg_catalog.pg_locks l
                       WHERE l.relation = locked AND l.granted AND l.locktype = 'relation'
                         AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
                                           WHERE d.datname = pg_catalog.current_database())
-                        AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock')))
+                        AND l.mode <> 'AccessShareLock' AND l.pid NOT IN (SELECT w.pid FROM incbatch.worker_status() w)))
             WHEN worker = 'blocked' THEN 'the worker waits for a lock, ' || worker_activity
             WHEN worker = 'starting' THEN 'the worker starts'
             ELSE 'the worker is ' || worker_activity END AS reason,
@@ -786,24 +795,49 @@ COMMENT ON COLUMN incbatch.late_rows.commit_time IS 'When its transaction commit
 COMMENT ON COLUMN incbatch.late_rows.number IS 'Rises in the order in which the changes were read.';
 COMMENT ON COLUMN incbatch.late_rows.path IS 'Number of the path; each path of a pipeline keeps the changes that were late for it.';
 
+CREATE FUNCTION incbatch.transaction_holder(holder xid) RETURNS text
+LANGUAGE sql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+SELECT coalesce(
+    (SELECT format('prepared transaction %L of %I in %I, transaction %s, for %s', x.gid, x.owner, x.database, holder,
+                   date_trunc('second', clock_timestamp() - x.prepared))
+     FROM pg_prepared_xacts x WHERE x.transaction = holder),
+    (SELECT format('process %s%s, transaction %s%s', l.pid, ' of ' || quote_ident(a.usename) || ' in ' || quote_ident(a.datname),
+                   holder, ', for ' || date_trunc('second', clock_timestamp() - a.xact_start))
+     FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+     WHERE l.locktype = 'transactionid' AND l.transactionid = holder AND l.mode = 'ExclusiveLock' AND l.granted
+       AND l.pid IS NOT NULL LIMIT 1));
+END;
+COMMENT ON FUNCTION incbatch.transaction_holder(xid) IS
+'Whose a transaction under way is, in words; NULL if it is over. incbatch.workers.pinned_by is made of it.';
+
 CREATE VIEW incbatch.workers AS
 SELECT d.datname AS database, w.pid, w.state, s.slot_name,
        s.restart_lsn, s.confirmed_flush_lsn AS confirmed_lsn,
        pg_catalog.pg_wal_lsn_diff(e.lsn, s.restart_lsn)::bigint AS retained_wal_bytes,
        w.heartbeat_at, w.rows_decoded, w.activity, w.activity_since, w.wait_event,
        w.restarts, w.last_error,
-       pg_catalog.round(100 * greatest(pg_catalog.pg_wal_lsn_diff(e.lsn, s.confirmed_flush_lsn), 0)
-             / pg_catalog.pg_size_bytes(pg_catalog.current_setting('incbatch.max_retained_wal')), 1) AS retained_percent,
-       w.cpu_ms, w.batches_cpu_ms, w.history_cpu_ms, w.history_wal_bytes
+       pg_catalog.round(100 * h.bytes / h.allowed, 1) AS retained_percent,
+       w.cpu_ms, w.batches_cpu_ms, w.history_cpu_ms, w.history_wal_bytes,
+       CASE WHEN s.wal_status IN ('lost', 'unreserved') THEN 'the server has removed WAL that the slot needs, or is about to'
+            WHEN h.bytes >= 0.8 * h.allowed THEN 'over 80 % of incbatch.max_retained_wal'
+            WHEN h.bytes >= 0.5 * h.allowed THEN 'over 50 % of incbatch.max_retained_wal' END AS warning,
+       incbatch.transaction_holder(
+           CASE WHEN w.state <> 'creating slot' THEN w.pinning_xid
+                ELSE (SELECT l.transactionid FROM pg_catalog.pg_locks l
+                      WHERE l.pid = w.pid AND l.locktype = 'transactionid' AND NOT l.granted) END) AS pinned_by
 FROM incbatch.worker_status() w
 JOIN pg_catalog.pg_database d ON d.oid = w.database
 LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = 'incbatch_' || w.database::text
 CROSS JOIN (SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
-                        ELSE pg_catalog.pg_current_wal_insert_lsn() END AS lsn) e;
+                        ELSE pg_catalog.pg_current_wal_insert_lsn() END AS lsn) e
+CROSS JOIN LATERAL (SELECT greatest(pg_catalog.pg_wal_lsn_diff(e.lsn, least(s.confirmed_flush_lsn, w.pinned_lsn)), 0) AS bytes,
+                           pg_catalog.pg_size_bytes(pg_catalog.current_setting('incbatch.max_retained_wal')) AS allowed) h;
 COMMENT ON VIEW incbatch.workers IS 'One row a database that has pipelines: its worker and its replication slot.';
 COMMENT ON COLUMN incbatch.workers.database IS 'The database.';
 COMMENT ON COLUMN incbatch.workers.pid IS 'Process of the worker; NULL: it is not running.';
-COMMENT ON COLUMN incbatch.workers.state IS 'starting, creating slot (waits for the transactions that were running), running, backfilling, not responding (the process does not run), not running, crash looping (not running, after several restarts within the hour; it is tried again, ever later up to a minute), or no worker slot (max_worker_processes are in use; it is tried again every second).';
+COMMENT ON COLUMN incbatch.workers.state IS 'starting, creating slot (waits for the transactions that were running), running, backfilling, not responding (the process does not run), not running, crash looping (not running, after several restarts within the hour; it is tried again, ever later up to a minute), no worker slot (max_worker_processes are in use; it is tried again every second), or shutting down (incbatch.prepare_shutdown was called).';
 COMMENT ON COLUMN incbatch.workers.slot_name IS 'The replication slot; NULL: not made yet.';
 COMMENT ON COLUMN incbatch.workers.restart_lsn IS 'The server keeps the WAL from here on.';
 COMMENT ON COLUMN incbatch.workers.confirmed_lsn IS 'All that committed before is folded in and flushed.';
@@ -815,7 +849,9 @@ COMMENT ON COLUMN incbatch.workers.activity_since IS 'Since when.';
 COMMENT ON COLUMN incbatch.workers.wait_event IS 'What the process waits for, in pg_stat_activity''s words; NULL: it does not wait.';
 COMMENT ON COLUMN incbatch.workers.restarts IS 'How often it was started again within the last hour.';
 COMMENT ON COLUMN incbatch.workers.last_error IS 'What the worker before complained of when it ended; of the own database only, and for members of pg_read_all_stats.';
-COMMENT ON COLUMN incbatch.workers.retained_percent IS 'WAL since confirmed_lsn, in percent of incbatch.max_retained_wal; at 100 the pipeline that holds it turns needs_rebuild.';
+COMMENT ON COLUMN incbatch.workers.retained_percent IS 'WAL since confirmed_lsn, or since the transaction of pinned_by began, in percent of incbatch.max_retained_wal; at 100 the pipeline that holds it turns needs_rebuild, or all if the transaction holds it.';
+COMMENT ON COLUMN incbatch.workers.warning IS 'That retained_percent is over 50, or over 80; or that the server itself (max_slot_wal_keep_size) takes the slot''s WAL away. Otherwise NULL.';
+COMMENT ON COLUMN incbatch.workers.pinned_by IS 'The oldest transaction under way that was read in part, which keeps restart_lsn where it is, and while the slot is made the one that is waited for: its process or, if it is prepared, its name. NULL: there is none. Only members of pg_read_all_stats see whose it is and for how long.';
 COMMENT ON COLUMN incbatch.workers.cpu_ms IS 'CPU milliseconds of the worker since it started.';
 COMMENT ON COLUMN incbatch.workers.batches_cpu_ms IS 'Of these, for batches: the sum of their cpu_ms.';
 COMMENT ON COLUMN incbatch.workers.history_cpu_ms IS 'Of these, for writing incbatch.batches. What remains is being idle, and reading WAL that no pipeline wants.';
@@ -829,7 +865,10 @@ SELECT p.relation::text AS pipeline, s.state AS phase,
             THEN pg_catalog.round(least(100.0 * m.rows_done / m.rows_total, 100.0), 1) END AS percent,
        CASE WHEN m.rows_done > 0 AND m.rows_total > 0
             THEN (pg_catalog.clock_timestamp() - m.backfill_started_at)
-                 * (greatest(m.rows_total - m.rows_done, 0) / m.rows_done::float8) END AS eta
+                 * (greatest(m.rows_total - m.rows_done, 0) / m.rows_done::float8) END AS eta,
+       CASE WHEN s.state = 'initializing'
+            THEN (SELECT 'the replication slot, which waits for ' || w.pinned_by FROM incbatch.workers w
+                  WHERE w.database = pg_catalog.current_database() AND w.state = 'creating slot') END AS waits_for
 FROM incbatch.path a
 JOIN incbatch.pipeline p ON p.id = a.pipeline
 JOIN incbatch.path_state s ON s.path = a.id
@@ -842,6 +881,7 @@ COMMENT ON COLUMN incbatch.progress.rows_done IS 'Rows of the source read so far
 COMMENT ON COLUMN incbatch.progress.rows_total IS 'Rows of the source, estimated.';
 COMMENT ON COLUMN incbatch.progress.percent IS 'rows_done of rows_total; NULL before the scan has begun.';
 COMMENT ON COLUMN incbatch.progress.eta IS 'Time left if it goes on like this; NULL before the scan has begun.';
+COMMENT ON COLUMN incbatch.progress.waits_for IS 'The transaction that has to end before there can be a replication slot; otherwise NULL.';
 
 -- ---------------------------------------------------------------------
 -- The report

@@ -5,7 +5,8 @@
  * Told twice: to pg_stat_activity, in words, and to shared memory, from where
  * incbatch.lag and incbatch.workers take it.  While the worker is at work a
  * timer shows twice a second that the process runs; while it waits, its loop
- * does.  So a worker that is stopped differs from one that is slow.
+ * does.  So a worker that is stopped differs from one that is slow.  The same
+ * timer ends what would hold WAL beyond its limit.
  *
  * The words of a server process outlive its error: what it last complained of
  * is kept for whoever asks why it ended.
@@ -14,9 +15,14 @@
  */
 #include "incbatch.h"
 
+#include <signal.h>
+
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "pgstat.h"
+#include "storage/latch.h"
 #include "utils/elog.h"
 #include "utils/guc.h"
 #include "utils/timeout.h"
@@ -30,6 +36,9 @@ static DatabaseEntry *me = NULL;
 static TimeoutId heartbeat_timeout;
 static emit_log_hook_type prev_emit_log = NULL;
 static char last_error[WORKER_ERROR_LENGTH];
+static bool (*still_current) (void) = NULL;
+static volatile sig_atomic_t cut_short = false;
+static XLogRecPtr holds_from = InvalidXLogRecPtr;	/* the present activity */
 
 /* Also called in a signal handler: only reads and atomic writes. */
 void
@@ -37,6 +46,47 @@ ib_heartbeat(void)
 {
 	pg_atomic_write_u64(&me->heartbeat, ib_monotonic_usecs());
 	pg_atomic_write_u64(&me->rows_decoded, ib_batches_rows_decoded());
+}
+
+/*
+ * A backfill and the making of a slot may take hours, hold the WAL written
+ * meanwhile, and nobody looks whether it has become too much: they end at half
+ * of incbatch.max_retained_wal, which leaves the other half to the paths that
+ * could not run.  The making of a slot also ends when it is not wanted any
+ * more.  In a signal handler: where the WAL ends the launcher says.
+ */
+static void
+on_timer(void)
+{
+	Activity	activity = pg_atomic_read_u32(&me->activity);
+	uint64		wal_end = pg_atomic_read_u64(&ib_shared->wal_end);
+	bool		too_much = wal_end > holds_from &&
+		wal_end - holds_from > ib_max_retained_wal * UINT64CONST(1024) * 1024 / 2;
+
+	ib_heartbeat();
+	if ((activity == ACTIVITY_BACKFILLING && too_much) ||
+		(activity == ACTIVITY_CREATING_SLOT &&
+		 (too_much || (still_current != NULL && !still_current()))))
+	{
+		cut_short = true;
+		QueryCancelPending = true;
+		InterruptPending = true;
+		SetLatch(MyLatch);
+	}
+}
+
+/* Making a slot is cut short when this, asked in a signal handler, is false. */
+void
+ib_activity_obsolete_if(bool (*is_current) (void))
+{
+	still_current = is_current;
+}
+
+/* Was the present activity ended by the timer, not by somebody's request? */
+bool
+ib_activity_is_cut_short(void)
+{
+	return cut_short;
 }
 
 static void
@@ -68,7 +118,7 @@ ib_activity_init(DatabaseEntry *entry)
 	me = entry;
 	prev_emit_log = emit_log_hook;
 	emit_log_hook = note_error;
-	heartbeat_timeout = RegisterTimeout(USER_TIMEOUT, ib_heartbeat);
+	heartbeat_timeout = RegisterTimeout(USER_TIMEOUT, on_timer);
 	ib_heartbeat();
 }
 
@@ -128,6 +178,8 @@ ib_activity(Activity activity, int32 path, const char *text)
 	if (words)
 		pfree(words);
 
+	cut_short = false;
+	holds_from = GetXLogInsertRecPtr();
 	pg_atomic_write_u32(&me->activity_path, path);
 	pg_atomic_write_u64(&me->activity_since, ib_monotonic_usecs());
 	pg_atomic_write_u32(&me->activity, activity);

@@ -67,9 +67,21 @@ tables_of(Oid definition)
 	return tables;
 }
 
+/*
+ * For the rest of this transaction: a lock of somebody else, such as one on a
+ * row of a state table, must not hold up the other paths for long.  What fails
+ * for it is tried again (ib_path_fail).
+ */
+void
+ib_limit_lock_waits(void)
+{
+	(void) set_config_option("lock_timeout", "100ms", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
+}
+
 /* Show who is in the way of a path: a table that is locked, or InvalidOid. */
-static void
-note_lock(IbPath *path, Oid relid)
+void
+ib_path_note_lock(IbPath *path, Oid relid)
 {
 	PathEntry  *shared = path->shared;
 
@@ -84,7 +96,7 @@ lock_table(IbPath *path, Oid relid, LOCKMODE mode)
 	bool		locked = ConditionalLockRelationOid(relid, mode);
 
 	if (!locked)
-		note_lock(path, relid);
+		ib_path_note_lock(path, relid);
 	return locked;
 }
 
@@ -107,7 +119,7 @@ ib_lock_sources(IbPath *path, bool with_source)
 		with_source = true;
 	if (with_source && !ib_source_lock(path->row->source))
 	{
-		note_lock(path, path->row->source);
+		ib_path_note_lock(path, path->row->source);
 		return false;
 	}
 	if (statements != NULL)
@@ -120,7 +132,8 @@ ib_lock_sources(IbPath *path, bool with_source)
 			!lock_table(path, lfirst_oid(lc), AccessShareLock))
 			return false;
 	}
-	note_lock(path, InvalidOid);
+	if (path->lock_tries == 0)
+		ib_path_note_lock(path, InvalidOid);
 	return true;
 }
 
@@ -304,15 +317,15 @@ make_statements(IbPath *path)
 	statements->initial = ib_delta_initial(pq);
 	if (path->row->closes)
 		statements->late = ib_watermark_statements(path, pq, state_table, columns);
-	statements->meaning = ib_query_meaning(pq->query, 0);
+	statements->meaning = ib_query_meaning(path->row->definition, pq->query, 0);
 	statements->source_relations = ib_source_relations(path->row->source);
 	statements->relations = list_make2_oid(path->row->definition,
 										   path->row->state_table);
 	statements->relations = list_concat(statements->relations, pq->relations);
 	meaning = ib_inputs_source(path)->frontier.meaning;
 	if (path->row->state == PATH_RUNNING && meaning != 0 &&
-		meaning != ib_query_meaning(pq->query, meaning))
-		ib_batch_lose(ib_inputs_source(path), "a function that the query calls was replaced, or a label of an enum renamed");
+		meaning != ib_query_meaning(path->row->definition, pq->query, meaning))
+		ib_batch_lose(ib_inputs_source(path), "the query or a function that it calls was replaced, or a label of an enum renamed");
 	MemoryContextSwitchTo(old);
 }
 
@@ -740,6 +753,8 @@ ib_begin_run(IbPath *path, bool with_source, Frontier *frontier,
 	ib_begin();
 	frontier->as_of = GetCurrentTimestamp();
 	*horizon = ib_wal_end();
+	ib_limit_lock_waits();
+	path->writes = path->row->state_table;
 	if (!lock_tables(path, with_source))
 	{
 		ib_commit();

@@ -18,11 +18,13 @@
 #include "incbatch.h"
 
 #include "access/table.h"
+#include "catalog/namespace.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/plancat.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
@@ -193,7 +195,10 @@ ib_path_fill(IbPath *path, double *transform_ms)
 
 		ngroups = evaluate(path, groups);
 		*transform_ms = ib_lap_ms(&lap);
-		ib_run_statement(psprintf("DELETE FROM %s", state_table), SPI_OK_DELETE, NULL);
+		if (MUTANT(FILL_EMPTIES))
+			ib_run_statement(psprintf("TRUNCATE %s", state_table), SPI_OK_UTILITY, NULL);
+		else
+			ib_run_statement(psprintf("DELETE FROM %s", state_table), SPI_OK_DELETE, NULL);
 		ib_offer_relation(DELTA_RELATION, path->row->state_table, NULL, groups, ngroups);
 		ib_run_statement(path->statements->merge_plus, SPI_OK_INSERT, NULL);
 		tuplestore_end(groups);
@@ -244,7 +249,8 @@ ib_path_backfill(IbPath *path)
 	int64		lap;
 	bool		done;
 
-	if (path->row->state != PATH_BACKFILLING && !begin_backfilling(path))
+	if ((path->row->state != PATH_BACKFILLING || path->lock_tries > 0) &&
+		!begin_backfilling(path))
 		return false;
 	pg_atomic_write_u64(&path->shared->backfill_rows_done, 0);
 	pg_atomic_write_u64(&path->shared->backfill_started_at, GetCurrentTimestamp());
@@ -269,6 +275,7 @@ ib_path_backfill(IbPath *path)
 	meter.record.groups_changed = meter.record.groups_new =
 		ib_path_fill(path, &meter.record.transform_ms);
 	meter.record.merge_ms = ib_lap_ms(&lap) - meter.record.transform_ms;
+	path->writes = get_relname_relid("path", get_namespace_oid(IB_SCHEMA, false));
 	done = ib_catalog_change_state(path->row->path, PATH_BACKFILLING, PATH_RUNNING, NULL);
 	ib_commit_run(path, &frontier);
 	meter.record.commit_ms = ib_lap_ms(&lap);

@@ -21,6 +21,21 @@
 #endif
 
 /*
+ * The first minor release of each major one without the faults that 15.13,
+ * 16.9 and 17.5 have: invalidations of one transaction that outgrow 1 GB, and
+ * WAL removed at a checkpoint that a slot needs after a crash.
+ */
+#if PG_VERSION_NUM >= 180000
+#define IB_MIN_SERVER_VERSION 180000
+#elif PG_VERSION_NUM >= 170000
+#define IB_MIN_SERVER_VERSION 170006
+#elif PG_VERSION_NUM >= 160000
+#define IB_MIN_SERVER_VERSION 160010
+#else
+#define IB_MIN_SERVER_VERSION 150014
+#endif
+
+/*
  * Tuples of a decoded change: wrapped in a ReorderBufferTupleBuf until 16, a
  * plain HeapTuple since 17.
  */

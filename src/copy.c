@@ -75,6 +75,8 @@ ib_path_copy(IbPath *path, IbPath *sibling)
 	OwnerScope	scope;
 
 	ib_begin();
+	ib_limit_lock_waits();
+	path->writes = path->row->state_table;
 	if (!lock_both(path, sibling))
 	{
 		ib_commit();

@@ -141,6 +141,22 @@ ib_decode_position(void)
 }
 
 /*
+ * Where decoding has to start for the oldest transaction of which a part was
+ * read, and which that is; 0 where there is none.
+ */
+XLogRecPtr
+ib_decode_pinned(TransactionId *xid)
+{
+	ReorderBufferTXN *txn = ReorderBufferGetOldestTXN(ctx->reorder);
+
+	*xid = txn ? txn->xid : InvalidTransactionId;
+	if (txn == NULL)
+		return InvalidXLogRecPtr;
+	return XLogRecPtrIsInvalid(txn->restart_decoding_lsn) ?
+		txn->first_lsn : txn->restart_decoding_lsn;
+}
+
+/*
  * Decode up to a flushed position; if so asked, only until a batch is full,
  * which is between two transactions.  Returns the position reached.  The
  * caller is in a transaction without an XID.

@@ -563,6 +563,29 @@ require_all_marked(bool sets_expression)
 				errhint("Try the transaction again."));
 }
 
+/* A crash would empty an unlogged state table, and the frontier would stay. */
+static void
+refuse_unlogged_state(void)
+{
+	CatalogScope scope;
+	bool		found;
+
+	ib_catalog_enter(&scope);
+	if (SPI_execute("SELECT FROM incbatch.path"
+					" WHERE relation::pg_catalog.oid OPERATOR(pg_catalog.=) pg_catalog.pg_event_trigger_table_rewrite_oid()"
+					" AND pg_catalog.pg_event_trigger_table_rewrite_reason() OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.<>) 0",
+					true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read incbatch.path");
+	found = SPI_processed > 0;
+	ib_catalog_leave(&scope);
+	if (found)
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("the state table of a pipeline cannot be unlogged"),
+				errdetail("After a crash it would be empty, while the pipeline goes on from where it was."),
+				errhint("Leave it logged."));
+}
+
 /*
  * Event trigger on table_rewrite: what is written to a source, or to a lookup
  * that is tracked, while it is unlogged is in no WAL.  Neither are the values of
@@ -581,6 +604,8 @@ ib_on_rewrite(PG_FUNCTION_ARGS)
 				errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
 				errmsg("incbatch.on_rewrite can only be called as an event trigger"));
 
+	if (!MUTANT(UNLOGGED_STATE))
+		refuse_unlogged_state();
 	sets_expression = sets_an_expression(((EventTriggerData *) fcinfo->context)->parsetree);
 	values[0] = BoolGetDatum(sets_expression);
 	ib_change_catalog("UPDATE incbatch.path a SET state = 'needs_rebuild',"

@@ -47,6 +47,14 @@ ib_wake_worker_at_commit(void)
 	wake_at_commit = true;
 }
 
+/* Send a worker away until the end of this transaction. */
+void
+ib_hold_worker(Oid database)
+{
+	holding = true;
+	ib_database_hold(database);
+}
+
 static DatabaseEntry *
 find_my_entry(void)
 {
@@ -165,10 +173,7 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	{
 		database = database_needed_by(statement);
 		if (OidIsValid(database) && database != MyDatabaseId)
-		{
-			holding = true;
-			ib_database_hold(database);
-		}
+			ib_hold_worker(database);
 	}
 
 	if (prev_process_utility)

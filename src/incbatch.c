@@ -69,6 +69,23 @@ define_settings(void)
 	MarkGUCPrefixReserved(IB_NAME);
 }
 
+/*
+ * Older minor releases have faults in decoding that no extension can work
+ * around: say so once, when the server starts.
+ */
+static void
+warn_of_known_faults(void)
+{
+	int			version = atoi(GetConfigOption("server_version_num", false, false));
+
+	if (version < IB_MIN_SERVER_VERSION)
+		ereport(WARNING,
+				errmsg("this release of PostgreSQL has known faults in logical decoding"),
+				errdetail("Transactions with very many catalog changes cannot be decoded, and a crash may remove WAL that a replication slot still needs."),
+				errhint("Update to %d.%d or later.", IB_MIN_SERVER_VERSION / 10000,
+						IB_MIN_SERVER_VERSION % 10000));
+}
+
 void
 _PG_init(void)
 {
@@ -76,6 +93,8 @@ _PG_init(void)
 		return;
 
 	define_settings();
+	if (!IsUnderPostmaster)
+		warn_of_known_faults();
 	ib_shmem_init();
 	ib_hooks_init();
 	if (!IsBinaryUpgrade)

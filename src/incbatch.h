@@ -28,6 +28,7 @@ extern PGDLLIMPORT double ib_cpu_hour_price;
 /* hooks.c */
 extern void ib_hooks_init(void);
 extern void ib_wake_worker_at_commit(void);
+extern void ib_hold_worker(Oid database);
 
 /* launcher.c */
 extern void ib_launcher_register(void);

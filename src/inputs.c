@@ -75,7 +75,14 @@ ib_inputs_destroy(IbPath *path)
 	ListCell   *lc;
 
 	foreach(lc, path->inputs)
-		ib_batch_destroy(((PathInput *) lfirst(lc))->batch);
+	{
+		PathInput  *input = lfirst(lc);
+
+		/* after a run that failed */
+		if (input->split)
+			ib_batch_finish(input->batch, &input->held);
+		ib_batch_destroy(input->batch);
+	}
 	list_free_deep(path->inputs);
 	path->inputs = NIL;
 }
@@ -216,6 +223,7 @@ ib_inputs_settle(IbPath *path, Snapshot snapshot)
 		PathInput  *input = lfirst(lc);
 
 		input->truncated = ib_batch_settle(input->batch, snapshot, &input->held);
+		input->split = input->held.store != NULL;
 	}
 }
 
@@ -245,7 +253,24 @@ ib_inputs_finish(IbPath *path)
 		PathInput  *input = lfirst(lc);
 
 		ib_batch_finish(input->batch, &input->held);
+		input->split = false;
 	}
+}
+
+/* After a run that failed: is what has been collected what it was before? */
+bool
+ib_inputs_are_whole(const IbPath *path)
+{
+	ListCell   *lc;
+
+	foreach(lc, path->inputs)
+	{
+		PathInput  *input = lfirst(lc);
+
+		if (input->split || input->batch->partitioned)
+			return false;
+	}
+	return !path->row->closes;
 }
 
 /*

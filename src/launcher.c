@@ -6,7 +6,8 @@
  * start it asks every connectable database once, by starting a worker there
  * which exits at once where there are no pipelines.  From then on sessions
  * that make a pipeline ask for a worker in shared memory.  A worker that dies
- * is started again, the sooner the rarer it dies.
+ * is started again, the sooner the rarer it dies.  While a database has none,
+ * the launcher sees to it that its slot does not hold too much WAL.
  *
  * The launcher keeps no state that its successor would need: who runs is in
  * shared memory, and workers outlive it.
@@ -16,6 +17,7 @@
 #include "access/heapam.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/pg_database.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -30,6 +32,7 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "decode.h"
 #include "shmem.h"
 
 #define RESTART_FIRST_MS 500
@@ -38,6 +41,8 @@
 #define HEALTHY_LIFE_MS 60000
 /* try this often while the server has no process left for a worker */
 #define NO_SLOT_MS 1000
+/* look at our slots so often, while there are any */
+#define WATCH_MS 2000
 /* a registered worker that has not attached by then never will */
 #define START_TIMEOUT_MS 10000
 
@@ -189,7 +194,9 @@ tend(DatabaseEntry *entry, Attempt *attempt)
 	if (OidIsValid(entry->database) && entry->pid == 0 &&
 		!entry->starting && entry->held_by == 0)
 	{
-		if (entry->wanted)
+		if (ib_shared->shutting_down)
+			;
+		else if (entry->wanted)
 			database = entry->database;
 		else
 			ib_database_forget(entry);
@@ -227,6 +234,62 @@ tend(DatabaseEntry *entry, Attempt *attempt)
 	return attempt->delay_ms;
 }
 
+/*
+ * Has a database had the chance of a worker, and is it without?  If it cannot
+ * be connected to, nobody ever asks for one.
+ */
+static bool
+is_unattended(Oid database, const Attempt *attempts)
+{
+	bool		result = true;
+
+	LWLockAcquire(ib_shared->lock, LW_SHARED);
+	for (int i = 0; i < ib_shared->ndatabases; i++)
+	{
+		DatabaseEntry *entry = &ib_shared->databases[i];
+
+		if (entry->database == database)
+			result = entry->pid == 0 && !entry->starting && entry->held_by == 0 &&
+				attempts[i].database == database && attempts[i].started_at != 0;
+	}
+	LWLockRelease(ib_shared->lock);
+	return result;
+}
+
+/*
+ * A worker gives a place in the WAL up that holds too much.  Where there is
+ * none, because it crashes or cannot start, this does: without the slot, the
+ * worker that comes finds that its pipelines need a rebuild.  Returns in how
+ * many milliseconds to look again, -1 where there is no slot.
+ */
+static long
+watch_slots(const Attempt *attempts)
+{
+	List	   *slots = ib_slots_of_all();
+	XLogRecPtr	end = GetXLogInsertRecPtr();
+	ListCell   *lc;
+
+	pg_atomic_write_u64(&ib_shared->wal_end, end);
+	foreach(lc, slots)
+	{
+		WatchedSlot *slot = lfirst(lc);
+
+		if (slot->active || XLogRecPtrIsInvalid(slot->restart_lsn) ||
+			slot->restart_lsn + ib_max_retained_wal * UINT64CONST(1024) * 1024 >= end ||
+			!is_unattended(slot->database, attempts))
+			continue;
+		ib_slot_drop_of(slot->database);
+		ereport(LOG,
+				errmsg("incbatch gave up the place in the WAL of database with OID %u: it held more than incbatch.max_retained_wal (%d MB)",
+					   slot->database, ib_max_retained_wal),
+				errdetail("There is no worker that could have moved it on; its replication slot was dropped, its pipelines need a rebuild."));
+	}
+	if (slots == NIL)
+		return -1;
+	list_free_deep(slots);
+	return WATCH_MS;
+}
+
 void
 ib_launcher_main(Datum arg)
 {
@@ -261,6 +324,8 @@ ib_launcher_main(Datum arg)
 			to_probe = list_delete_first(to_probe);
 
 		release_dead_holders();
+		if (to_probe == NIL)
+			timeout = watch_slots(attempts);
 		for (int i = 0; i < ib_shared->ndatabases; i++)
 		{
 			long		wait = tend(&ib_shared->databases[i], &attempts[i]);

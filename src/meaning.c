@@ -1,12 +1,12 @@
 /*
  * meaning.c
- *	  What a query means beyond its tree: the functions that it calls, as they
- *	  are defined now, and the labels of enums that it turns into text.
+ *	  What a query means: its own text, the functions that it calls, as they are
+ *	  defined now, and the labels of enums that it turns into text.
  *
- * The tree names them, so CREATE OR REPLACE FUNCTION changes what the batch
- * query returns for rows that have been folded in long ago, and nothing in the
- * WAL of the source tells.  A frontier therefore holds a hash of them; when it
- * no longer agrees, the pipeline needs a rebuild (apply.c).
+ * CREATE OR REPLACE FUNCTION, or VIEW, changes what the batch query returns for
+ * rows that have been folded in long ago, and nothing in the WAL of the source
+ * tells.  A frontier therefore holds a hash of them; when it no longer agrees,
+ * the pipeline needs a rebuild (apply.c).
  *
  * Not here: functions of core, which do not change, and what a function calls
  * in its turn.
@@ -18,9 +18,11 @@
 #include "catalog/pg_aggregate.h"
 #include "catalog/pg_enum.h"
 #include "catalog/pg_proc.h"
+#include "catalog/pg_rewrite.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "nodes/nodeFuncs.h"
+#include "rewrite/rewriteSupport.h"
 #include "utils/builtins.h"
 #include "utils/catcache.h"
 #include "utils/lsyscache.h"
@@ -103,6 +105,20 @@ hash_function(uint64 hash, Oid function)
 	return hash;
 }
 
+/* The query as it is stored, which names what it reads by OID. */
+static uint64
+hash_definition(uint64 hash, Oid definition)
+{
+	HeapTuple	tuple = SearchSysCache2(RULERELNAME, ObjectIdGetDatum(definition),
+										CStringGetDatum(ViewSelectRuleName));
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for the query of view %u", definition);
+	hash = hash_datum(hash, RULERELNAME, tuple, Anum_pg_rewrite_ev_action);
+	ReleaseSysCache(tuple);
+	return hash;
+}
+
 static int
 compare_labels(const ListCell *a, const ListCell *b)
 {
@@ -177,18 +193,18 @@ add_references(Node *node, References *references)
 }
 
 /*
- * What a query means: 48 bits of a hash, under the number of enum labels in it.
+ * What the query of a view means: 48 bits of a hash, under the number of enum labels in it.
  * A label that is added changes nothing for the rows there are, so "before",
  * what the query meant earlier, says how many to look at; 0: all.  Were the
  * newest not to have the largest OIDs, for these have wrapped around, adding
  * one would look like renaming one.  The result is never 0.
  */
 int64
-ib_query_meaning(Query *query, int64 before)
+ib_query_meaning(Oid definition, Query *query, int64 before)
 {
 	References	references = {0};
 	List	   *labels;
-	uint64		hash = 1;
+	uint64		hash = MUTANT(OTHER_QUERY) ? 1 : hash_definition(1, definition);
 	int			nlabels;
 	ListCell   *lc;
 

@@ -60,6 +60,13 @@ enum IbMutant
 
 	/* as whom */
 	MUTANT_OWNER = 36,			/* owner: the query runs as a superuser */
+
+	/* what the WAL does not tell, and tables that are filled */
+	MUTANT_OTHER_QUERY = 37,	/* divergence: another batch query is not noticed */
+	MUTANT_UNLOGGED_STATE = 38, /* divergence: a state table may be unlogged */
+	MUTANT_COPY_WITHOUT_RUN = 39,	/* 210_divergence: a sibling is copied as it was */
+	MUTANT_COPY_HELD_BACK = 40, /* 210_divergence: what the sibling held back is not read again */
+	MUTANT_FILL_EMPTIES = 41,	/* 215_rebuild: a table is emptied for all before it is filled */
 };
 
 #ifdef INCBATCH_MUTANT

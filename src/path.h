@@ -42,6 +42,7 @@ typedef struct PathInput
 	int			index;			/* in the query's range table */
 	Batch	   *batch;
 	Batch		held;			/* in a run: what its snapshot does not see */
+	bool		split;			/* in a run: is "held" a batch of its own? */
 	bool		truncated;		/* in a run: was the table truncated? */
 } PathInput;
 
@@ -60,6 +61,8 @@ typedef struct IbPath
 	XLogRecPtr	confirmable;	/* stored and flushed */
 	int64		ran_at;			/* when the last run began: monotonic, microseconds; 0: never */
 	int64		retry_at;		/* monotonic; after it was in the way of a lock */
+	int			lock_tries;		/* runs in a row that a lock ended */
+	Oid			writes;			/* in a run: the table whose rows may be locked */
 	int			copy_tries;		/* in which the sibling held something back */
 	int64		run_times[IB_RUN_TIMES];	/* of the last runs, in microseconds */
 	int			nruns;			/* ever; the next one's place, modulo IB_RUN_TIMES */
@@ -103,6 +106,7 @@ extern bool ib_inputs_have_transaction(TransactionId xid, void *path);
 extern void ib_inputs_settle(IbPath *path, Snapshot snapshot);
 extern XLogRecPtr ib_inputs_held_lsn(const IbPath *path, XLogRecPtr lsn);
 extern void ib_inputs_finish(IbPath *path);
+extern bool ib_inputs_are_whole(const IbPath *path);
 extern const BatchTransaction *ib_inputs_next_transaction(const IbPath *path, int *next);
 extern TimestampTz ib_inputs_last_commit(const IbPath *path, TimestampTz last);
 extern Bitmapset *ib_inputs_changed_lookups(const IbPath *path);
@@ -135,6 +139,8 @@ typedef struct OwnerScope
 
 extern void ib_apply_settings(List *settings);
 extern bool ib_lock_sources(IbPath *path, bool with_source);
+extern void ib_limit_lock_waits(void);
+extern void ib_path_note_lock(IbPath *path, Oid relid);
 extern Oid	ib_relation_owner(Oid relid);
 extern void ib_enter_role(Oid role, List *settings, OwnerScope *scope);
 extern void ib_enter_owner(IbPath *path, OwnerScope *scope);

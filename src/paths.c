@@ -12,6 +12,7 @@
 #include "incbatch.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
@@ -24,8 +25,12 @@
 #include "decode.h"
 #include "worker.h"
 
+/* While a lock is in its way, a path is tried at least this often. */
+#define LOCK_RETRY_LAST_USECS (5 * 1000 * 1000)
+
 DatabaseEntry *ib_worker = NULL;
 List	   *ib_paths = NIL;
+bool		ib_slot_is_recorded = false;
 static uint32 known_generation = 0;
 
 /* ----------------------------------------------------------------
@@ -47,6 +52,24 @@ ib_path_holds_wal(const PathRow *row)
 {
 	return row->has_frontier && row->state != PATH_NEEDS_REBUILD &&
 		row->state != PATH_INITIALIZING && row->state != PATH_BACKFILLING;
+}
+
+/* Does anybody need WAL, now or soon?  Without the rows in it, it is of no use. */
+bool
+ib_paths_need_slot(void)
+{
+	ListCell   *lc;
+
+	if (wal_level < WAL_LEVEL_LOGICAL)
+		return false;
+	foreach(lc, ib_paths)
+	{
+		const PathRow *row = ((IbPath *) lfirst(lc))->row;
+
+		if (ib_path_collects(row) || ib_path_holds_wal(row))
+			return true;
+	}
+	return false;
 }
 
 static IbPath *
@@ -195,7 +218,7 @@ ib_paths_load(void)
 	ib_begin_catalog("reading pipelines");
 	if (ib_catalog_exists())
 		rows = ib_catalog_paths();
-	if (rows != NIL && ib_decode_is_open() && !ib_catalog_slot_is_at_home())
+	if (rows != NIL && ib_slot_is_recorded && !ib_catalog_slot_is_at_home())
 		ereport(FATAL,
 				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				errmsg("incbatch was dropped and created again in this database"),
@@ -258,7 +281,9 @@ ib_path_sibling_to_copy(const IbPath *path)
 
 /*
  * Let a path enter a state.  If somebody else changed it meanwhile, the catalog
- * is read again.
+ * is read again.  If somebody else is changing it, which may take its time, the
+ * path stays as it is, and gets here again; not so before decoding has begun,
+ * for then nothing keeps it from going on.
  */
 static void
 change_state(IbPath *path, PathState state, const char *error)
@@ -269,6 +294,12 @@ change_state(IbPath *path, PathState state, const char *error)
 
 	ib_begin();
 	PushActiveSnapshot(GetTransactionSnapshot());
+	if (ib_decode_is_open() && !ib_catalog_lock_path(path->row->path))
+	{
+		ib_commit();
+		path->retry_at = ib_monotonic_usecs() + POLL_USECS;
+		return;
+	}
 	changed = ib_catalog_change_state(path->row->path, path->row->state, state, error);
 	if (changed && forget)
 		ib_catalog_forget_frontier(path->row->path);
@@ -288,17 +319,92 @@ change_state(IbPath *path, PathState state, const char *error)
 void
 ib_path_lose_place(IbPath *path, const char *reason)
 {
+	change_state(path, PATH_NEEDS_REBUILD,
+				 psprintf("%s; run incbatch.rebuild_pipeline", reason));
 	ereport(LOG,
 			errmsg("incbatch pipeline %d needs a rebuild: %s",
 				   path->row->pipeline, reason));
-	change_state(path, PATH_NEEDS_REBUILD,
-				 psprintf("%s; run incbatch.rebuild_pipeline", reason));
+}
+
+/* The same of several for one reason, in one line of the log. */
+void
+ib_paths_lose_place(List *paths, const char *reason)
+{
+	StringInfoData pipelines;
+	ListCell   *lc;
+
+	if (paths == NIL)
+		return;
+	if (list_length(paths) == 1)
+	{
+		ib_path_lose_place(linitial(paths), reason);
+		return;
+	}
+	initStringInfo(&pipelines);
+	foreach(lc, paths)
+	{
+		IbPath	   *path = lfirst(lc);
+
+		appendStringInfo(&pipelines, "%s%d", pipelines.len > 0 ? ", " : "", path->row->pipeline);
+		change_state(path, PATH_NEEDS_REBUILD,
+					 psprintf("%s; run incbatch.rebuild_pipeline", reason));
+	}
+	ereport(LOG,
+			errmsg("incbatch pipelines %s need a rebuild: %s", pipelines.data, reason));
+	pfree(pipelines.data);
+}
+
+char *
+ib_too_much_wal(void)
+{
+	return psprintf("it held more WAL than incbatch.max_retained_wal (%d MB)",
+					ib_max_retained_wal);
 }
 
 /* ----------------------------------------------------------------
  *		Errors
  * ----------------------------------------------------------------
  */
+
+/* Somebody else's lock, or what he did under it, ended the transaction. */
+static bool
+is_lock_failure(int sqlerrcode)
+{
+	return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
+		sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE;
+}
+
+/*
+ * A path was in the way of somebody else's lock: try again, ever later, and
+ * meanwhile run the others.  The first time is said in the log, and in
+ * incbatch.lag while it lasts.
+ */
+static void
+retry_later(IbPath *path)
+{
+	int64		delay = (int64) RETRY_USECS << Min(path->lock_tries, 10);
+
+	path->lock_tries++;
+	path->retry_at = ib_monotonic_usecs() + Min(delay, LOCK_RETRY_LAST_USECS);
+	ib_path_note_lock(path, path->writes);
+	/* a store that is read over and over gets slow */
+	if (path->preparing || !ib_inputs_are_whole(path) || path->lock_tries % 32 == 0)
+		ib_path_stop_collecting(path);
+	path->preparing = false;
+	MemoryContextSwitchTo(TopMemoryContext);
+	ib_worker_enter(WORKER_RUNNING);
+}
+
+/* What a path needed a lock for is done. */
+void
+ib_path_got_locks(IbPath *path)
+{
+	if (path->lock_tries == 0)
+		return;
+	path->lock_tries = 0;
+	ib_path_note_lock(path, InvalidOid);
+}
 
 /* Errors that may be gone at the next try are not the path's own. */
 static bool
@@ -312,7 +418,7 @@ is_transient(int sqlerrcode)
 		case ERRCODE_SYSTEM_ERROR:
 			return true;
 		default:
-			return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+			return false;
 	}
 }
 
@@ -328,7 +434,7 @@ log_failure(IbPath *path, const char *run, TimestampTz started_at, const char *e
 /*
  * Called in the handler of an error of this path: note it in the catalog, so
  * that the path stops and the others go on.  In a new process, but if the path
- * was only being prepared, which leaves nothing behind.  "run" is NULL if it was
+ * was only being prepared, which leaves nothing behind, or in the way of a lock.  "run" is NULL if it was
  * not running.
  */
 void
@@ -338,22 +444,33 @@ ib_path_fail(IbPath *path, bool fresh_statements, const char *run,
 	ErrorData  *error;
 	bool		stale;
 	bool		own;
+	bool		cut_short = ib_activity_is_cut_short();
 
 	MemoryContextSwitchTo(path->context);
 	ib_backfill_unwatch();
 	if (ib_decode_busy())
 		PG_RE_THROW();
 	error = CopyErrorData();
-	EmitErrorReport();
+	cut_short &= error->sqlerrcode == ERRCODE_QUERY_CANCELED;
+	if (!cut_short && (!is_lock_failure(error->sqlerrcode) || path->lock_tries == 0))
+		EmitErrorReport();
 	FlushErrorState();
 	AbortOutOfAnyTransaction();
+	if (is_lock_failure(error->sqlerrcode))
+	{
+		retry_later(path);
+		return;
+	}
 	MemoryContextSwitchTo(path->context);
 
 	/* names that changed under statements made before: made anew, they may do */
 	stale = !fresh_statements && ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
 		ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION);
 	own = !is_transient(error->sqlerrcode) && !stale;
-	if (own)
+	if (cut_short)
+		ib_path_lose_place(path, psprintf("to fill it held more WAL than half of incbatch.max_retained_wal (%d MB)",
+										  ib_max_retained_wal));
+	else if (own)
 	{
 		char	   *reason = error->message;
 

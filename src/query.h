@@ -214,7 +214,7 @@ extern void ib_check_windows(Query *query);
 extern void ib_check_lookup_order(Query *query, bool exists);
 
 /* meaning.c */
-extern int64 ib_query_meaning(Query *query, int64 before);
+extern int64 ib_query_meaning(Oid definition, Query *query, int64 before);
 
 /* aggregate.c */
 extern void ib_aggregate_add(PipelineQuery *pq, Aggref *aggref);

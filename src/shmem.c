@@ -100,6 +100,8 @@ init_database_entry(DatabaseEntry *entry)
 	pg_atomic_init_u32(&entry->activity, ACTIVITY_WAITING);
 	pg_atomic_init_u32(&entry->activity_path, 0);
 	pg_atomic_init_u64(&entry->activity_since, 0);
+	pg_atomic_init_u32(&entry->pinning_xid, InvalidTransactionId);
+	pg_atomic_init_u64(&entry->pinned_lsn, 0);
 	pg_atomic_init_u64(&entry->cpu, 0);
 	pg_atomic_init_u64(&entry->batches_cpu, 0);
 	pg_atomic_init_u64(&entry->history_cpu, 0);
@@ -155,6 +157,8 @@ start_shared_memory(void)
 		ib_shared->lock = &(GetNamedLWLockTranche(IB_NAME))->lock;
 		ib_shared->started = ib_monotonic_usecs();
 		ib_shared->launcher_pgprocno = -1;
+		ib_shared->shutting_down = false;
+		pg_atomic_init_u64(&ib_shared->wal_end, 0);
 		ib_shared->ndatabases = database_capacity();
 		ib_shared->npaths = ib_max_paths;
 		ib_shared->databases = (DatabaseEntry *) next;
@@ -341,7 +345,7 @@ ib_database_attach(Oid database)
 
 	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
 	entry = find_or_claim_database(database);
-	if (entry != NULL && (entry->pid != 0 || entry->held_by != 0))
+	if (entry != NULL && (entry->pid != 0 || entry->held_by != 0 || ib_shared->shutting_down))
 		entry = NULL;
 	if (entry != NULL)
 	{

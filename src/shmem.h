@@ -81,6 +81,10 @@ typedef struct DatabaseEntry
 	pg_atomic_uint32 activity_path; /* where it is one path's */
 	pg_atomic_uint64 activity_since;
 
+	/* the oldest transaction under way that was read in part */
+	pg_atomic_uint32 pinning_xid;
+	pg_atomic_uint64 pinned_lsn;	/* decoding it starts here; 0: there is none */
+
 	/* since the worker started: CPU microseconds and bytes (meter.c) */
 	pg_atomic_uint64 cpu;
 	pg_atomic_uint64 batches_cpu;
@@ -139,6 +143,8 @@ typedef struct SharedControl
 	LWLock	   *lock;
 	int64		started;		/* when this memory was made */
 	int			launcher_pgprocno;	/* -1: not running */
+	bool		shutting_down;	/* no worker and no slot until the restart */
+	pg_atomic_uint64 wal_end;	/* as the launcher saw it last */
 	int			ndatabases;
 	int			npaths;
 	DatabaseEntry *databases;
@@ -176,6 +182,8 @@ extern void ib_activity_init(DatabaseEntry *entry);
 extern void ib_activity(Activity activity, int32 path, const char *text);
 extern void ib_heartbeat(void);
 extern bool ib_activity_waits(Activity activity);
+extern void ib_activity_obsolete_if(bool (*is_current) (void));
+extern bool ib_activity_is_cut_short(void);
 extern char *ib_activity_text(Activity activity, int32 path);
 extern const char *ib_activity_last_error(void);
 

@@ -24,6 +24,7 @@
 #include "replication/origin.h"
 #include "replication/slot.h"
 #include "storage/lwlock.h"
+#include "storage/standby.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
@@ -51,9 +52,10 @@ ib_slot_position(void)
 		SpinLockAcquire(&slot->mutex);
 		result.exists = true;
 		result.confirmed_lsn = slot->data.confirmed_flush;
-		result.usable = slot->data.database == MyDatabaseId &&
-			strcmp(NameStr(slot->data.plugin), IB_NAME) == 0 &&
-			!ib_slot_is_invalidated(slot) &&
+		result.restart_lsn = slot->data.restart_lsn;
+		result.ours = slot->data.database == MyDatabaseId &&
+			strcmp(NameStr(slot->data.plugin), IB_NAME) == 0;
+		result.usable = result.ours && !ib_slot_is_invalidated(slot) &&
 			!XLogRecPtrIsInvalid(slot->data.restart_lsn);
 		SpinLockRelease(&slot->mutex);
 	}
@@ -131,6 +133,62 @@ ib_slot_drop(void)
 		ReplicationSlotDrop(name, true);
 		pfree(name);
 	}
+}
+
+/* All slots of ours in the cluster, by name and by plugin. */
+List *
+ib_slots_of_all(void)
+{
+	List	   *result = NIL;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; i < max_replication_slots; i++)
+	{
+		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
+		WatchedSlot watched;
+		char		name[NAMEDATALEN];
+
+		if (!slot->in_use)
+			continue;
+		snprintf(name, sizeof(name), IB_NAME "_%u", slot->data.database);
+		if (strcmp(NameStr(slot->data.plugin), IB_NAME) != 0 ||
+			strcmp(NameStr(slot->data.name), name) != 0)
+			continue;
+		SpinLockAcquire(&slot->mutex);
+		watched.database = slot->data.database;
+		watched.active = slot->active_pid != 0;
+		watched.restart_lsn = slot->data.restart_lsn;
+		SpinLockRelease(&slot->mutex);
+		result = lappend(result, memcpy(palloc(sizeof(watched)), &watched, sizeof(watched)));
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+	return result;
+}
+
+/* Drop the slot of any database; an error if somebody uses it. */
+void
+ib_slot_drop_of(Oid database)
+{
+	char	   *name = ib_slot_name(database);
+
+	ReplicationSlotDrop(name, true);
+	pfree(name);
+}
+
+/*
+ * The slot lets go of WAL only when the decoder meets a list of the running
+ * transactions.  The server writes one every 15 seconds, in which a busy one
+ * writes many segments: write one for each half of a segment that is held.
+ */
+void
+ib_slot_let_go(void)
+{
+	static XLogRecPtr asked_at = InvalidXLogRecPtr;
+	XLogRecPtr	end = GetFlushRecPtr(NULL);
+
+	if (end - Max(MyReplicationSlot->data.restart_lsn, asked_at) < wal_segment_size / 2)
+		return;
+	asked_at = LogStandbySnapshot();
 }
 
 /*

@@ -153,6 +153,8 @@ state_of(DatabaseEntry *entry, Presence presence, int restarts)
 		return "not responding";
 	if (entry->pid != 0)
 		return worker_states[pg_atomic_read_u32(&entry->state)];
+	if (ib_shared->shutting_down)
+		return "shutting down";
 	if (entry->no_slot)
 		return "no worker slot";
 	return restarts >= CRASH_LOOP_RESTARTS ? "crash looping" : "not running";
@@ -170,7 +172,7 @@ ib_worker_status(PG_FUNCTION_ARGS)
 	{
 		DATABASE, PID, STATE, HEARTBEAT_AT, ROWS_DECODED, ACTIVITY,
 		ACTIVITY_SINCE, WAIT_EVENT, RESTARTS, LAST_ERROR, CPU_MS, BATCHES_CPU_MS,
-		HISTORY_CPU_MS, HISTORY_WAL_BYTES, NCOLUMNS
+		HISTORY_CPU_MS, HISTORY_WAL_BYTES, PINNING_XID, PINNED_LSN, NCOLUMNS
 	};
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	bool		sees_errors = has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS);
@@ -220,6 +222,9 @@ ib_worker_status(PG_FUNCTION_ARGS)
 		values[BATCHES_CPU_MS] = Float8GetDatum(pg_atomic_read_u64(&entry->batches_cpu) / 1000.0);
 		values[HISTORY_CPU_MS] = Float8GetDatum(pg_atomic_read_u64(&entry->history_cpu) / 1000.0);
 		values[HISTORY_WAL_BYTES] = Int64GetDatum(pg_atomic_read_u64(&entry->history_wal));
+		values[PINNING_XID] = TransactionIdGetDatum(pg_atomic_read_u32(&entry->pinning_xid));
+		values[PINNED_LSN] = LSNGetDatum(pg_atomic_read_u64(&entry->pinned_lsn));
+		nulls[PINNING_XID] = nulls[PINNED_LSN] = values[PINNED_LSN] == 0;
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;

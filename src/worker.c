@@ -59,6 +59,7 @@ static int64 read_at = 0;		/* monotonic */
 static bool look_again = false; /* for statuses that nobody has told */
 static XLogRecPtr to_confirm = InvalidXLogRecPtr;	/* once standbys have ... */
 static XLogRecPtr needed_by_it; /* ... this much */
+static bool slot_is_useless = false;	/* it holds WAL that nobody may hold */
 
 /* ----------------------------------------------------------------
  *		Start
@@ -73,6 +74,7 @@ static void
 fix_settings(void)
 {
 	static const char *const settings[][2] = {
+		{"role", "none"},
 		{"application_name", "incbatch worker"},
 		{"search_path", "pg_catalog, pg_temp"},
 		{"default_transaction_isolation", "repeatable read"},
@@ -90,6 +92,15 @@ fix_settings(void)
 		{"jit", "off"},
 		{"max_parallel_workers_per_gather", "0"},
 		{"client_min_messages", "warning"},
+		{"exit_on_error", "off"},
+		/* a query's constants become text, and are read again as they are */
+		{"DateStyle", "ISO"},
+		{"IntervalStyle", "postgres"},
+		{"extra_float_digits", "1"},
+		{"xmloption", "content"},
+		{"standard_conforming_strings", "on"},
+		{"array_nulls", "on"},
+		{"transform_null_equals", "off"},
 	};
 
 	for (int i = 0; i < lengthof(settings); i++)
@@ -122,51 +133,112 @@ ib_worker_enter(WorkerState state)
  * ----------------------------------------------------------------
  */
 
+/* Paths that hold WAL and, if a test is given, for which it is true. */
+static List *
+holders(bool (*test) (const IbPath *, const SlotPosition *), const SlotPosition *slot)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, ib_paths)
+	{
+		IbPath	   *path = lfirst(lc);
+
+		if (ib_path_holds_wal(path->row) && (test == NULL || test(path, slot)))
+			result = lappend(result, path);
+	}
+	return result;
+}
+
+static bool
+is_behind_slot(const IbPath *path, const SlotPosition *slot)
+{
+	return slot->confirmed_lsn > path->row->frontier.lsn;
+}
+
+static bool
+is_over_limit(const IbPath *path, const SlotPosition *slot)
+{
+	return path->row->frontier.lsn + ib_retained_limit() < ib_wal_end();
+}
+
+/*
+ * Make the slot.  It waits for all transactions that are running, which may
+ * take so long that it is given up: because of the WAL that it holds meanwhile,
+ * or because pipelines changed and it may not be wanted any more.  Then a new
+ * process begins anew.
+ */
+static void
+make_slot(void)
+{
+	XLogRecPtr	start;
+
+	ib_worker_enter(WORKER_CREATING_SLOT);
+	PG_TRY();
+	{
+		ib_activity(ACTIVITY_CREATING_SLOT, 0, NULL);
+		ib_begin();
+		start = ib_slot_create();
+		ib_commit();
+	}
+	PG_CATCH();
+	{
+		if (!ib_activity_is_cut_short())
+			PG_RE_THROW();
+		if (ib_paths_are_current())
+			ereport(LOG,
+					errmsg("incbatch makes the replication slot of this database anew: while it waited for running transactions it held more WAL than half of incbatch.max_retained_wal (%d MB)",
+						   ib_max_retained_wal),
+					errhint("incbatch.workers.pinned_by says which transaction it waits for."));
+		proc_exit(0);
+	}
+	PG_END_TRY();
+	ib_begin_catalog("recording the replication slot");
+	ib_catalog_store_slot(start);
+	ib_commit();
+	ib_slot_is_recorded = true;
+}
+
 /*
  * Find the slot or make it.  A frontier that the slot can no longer serve is
- * lost, whatever the reason: never go on from "now".
+ * lost, whatever the reason: never go on from "now".  Where all are lost, who
+ * needs no WAL gets no slot.
  */
 static void
 attach_slot(void)
 {
 	SlotPosition slot = ib_slot_position();
 	bool		at_home;
-	ListCell   *lc;
+	const char *lost = NULL;
 
 	ib_begin_catalog("looking for the replication slot");
 	at_home = ib_catalog_slot_is_at_home();
 	ib_commit();
+	ib_slot_is_recorded = at_home;
 
-	foreach(lc, ib_paths)
-	{
-		IbPath	   *path = lfirst(lc);
+	/* this first: it may be why the slot is gone */
+	if (at_home)
+		ib_paths_lose_place(holders(is_over_limit, &slot), ib_too_much_wal());
+	if (!at_home)
+		lost = "this database is a copy, whose WAL is not the original's";
+	else if (!slot.exists)
+		lost = "the replication slot is gone";
+	else if (!slot.usable)
+		lost = "the replication slot no longer has the WAL";
+	if (lost != NULL)
+		ib_paths_lose_place(holders(NULL, &slot), lost);
+	else
+		ib_paths_lose_place(holders(is_behind_slot, &slot),
+							"the replication slot was moved or made anew by someone else");
 
-		if (!ib_path_holds_wal(path->row))
-			continue;
-		if (!at_home)
-			ib_path_lose_place(path, "this database is a copy, whose WAL is not the original's");
-		else if (!slot.exists)
-			ib_path_lose_place(path, "the replication slot is gone");
-		else if (!slot.usable)
-			ib_path_lose_place(path, "the replication slot no longer has the WAL");
-		else if (slot.confirmed_lsn > path->row->frontier.lsn)
-			ib_path_lose_place(path, "the replication slot was moved or made anew by someone else");
-	}
-
-	if (!slot.exists || !slot.usable || !at_home)
-	{
-		XLogRecPtr	start;
-
+	/* what nobody needs any more shall not be read, nor kept */
+	if (lost == NULL && holders(NULL, &slot) == NIL &&
+		(slot.restart_lsn + ib_retained_limit() < ib_wal_end() || !ib_paths_need_slot()))
+		lost = "nobody needs it";
+	if (lost != NULL)
 		ib_slot_drop();
-		ib_worker_enter(WORKER_CREATING_SLOT);
-		ib_activity(ACTIVITY_CREATING_SLOT, 0, NULL);
-		ib_begin();
-		start = ib_slot_create();
-		ib_commit();
-		ib_begin_catalog("recording the replication slot");
-		ib_catalog_store_slot(start);
-		ib_commit();
-	}
+	if (lost != NULL && ib_paths_need_slot())
+		make_slot();
 	ib_worker_enter(WORKER_RUNNING);
 }
 
@@ -198,10 +270,14 @@ decode_start(void)
 static void
 start_collecting(IbPath *path)
 {
+	if (path->lock_tries > 0 && ib_monotonic_usecs() < path->retry_at)
+		return;
 	PG_TRY();
 	{
 		ib_activity(ACTIVITY_PREPARING, path->row->path, NULL);
 		ib_begin();
+		ib_limit_lock_waits();
+		path->writes = path->row->definition;
 		PushActiveSnapshot(GetTransactionSnapshot());
 		if (ib_lock_sources(path, true))
 			ib_path_prepare(path);
@@ -338,6 +414,47 @@ confirm_upto(XLogRecPtr lsn, XLogRecPtr flushed, XLogRecPtr seen)
 }
 
 /*
+ * Say once that a limit comes near, and again after it was far: at 50 and at 80
+ * percent of what may be held.  "path" is NULL where a transaction holds it.
+ */
+static void
+warn_of_limit(int64 held, const IbPath *path, TransactionId xid)
+{
+	static int	said = 0;
+	int			percent = held * 100 / ib_retained_limit();
+	int			level = percent >= 80 ? 80 : percent >= 50 ? 50 : 0;
+
+	if (percent < 40)
+		said = 0;
+	if (level <= said)
+		return;
+	said = level;
+	ereport(WARNING,
+			errmsg("incbatch holds %d percent of the WAL that incbatch.max_retained_wal (%d MB) allows",
+				   percent, ib_max_retained_wal),
+			path != NULL ?
+			errdetail("Pipeline %d has not stored a frontier since; at 100 percent it gives up its place and needs a rebuild.",
+					  path->row->pipeline) :
+			errdetail("Transaction %u has been open since; at 100 percent all pipelines of this database give up their place and need a rebuild.",
+					  xid));
+}
+
+/*
+ * Of a transaction that is under way a part has been read, and all of it is
+ * needed again after a restart.  If that is too much, nobody can keep his place.
+ */
+static void
+judge_pinned(XLogRecPtr pinned, TransactionId xid, XLogRecPtr seen)
+{
+	if (XLogRecPtrIsInvalid(pinned) || pinned + ib_retained_limit() >= seen)
+		return;
+	ib_paths_lose_place(holders(NULL, NULL),
+						psprintf("transaction %u, open for long, held more WAL than incbatch.max_retained_wal (%d MB)",
+								 xid, ib_max_retained_wal));
+	slot_is_useless = true;
+}
+
+/*
  * Confirm what every path has folded in and flushed, and take the place from
  * a path that holds too much WAL.  "seen" is the end of the WAL for which this
  * round has run the paths: what came since is no path's delay.
@@ -347,6 +464,11 @@ confirm(XLogRecPtr seen)
 {
 	XLogRecPtr	flushed = GetFlushRecPtr(NULL);
 	XLogRecPtr	lsn = Min(ib_decode_position(), flushed);
+	TransactionId xid;
+	XLogRecPtr	pinned = ib_decode_pinned(&xid);
+	XLogRecPtr	oldest = XLogRecPtrIsInvalid(pinned) ? seen : Min(pinned, seen);
+	IbPath	   *oldest_path = NULL;
+	List	   *lost = NIL;
 	ListCell   *lc;
 
 	foreach(lc, ib_paths)
@@ -362,14 +484,25 @@ confirm(XLogRecPtr seen)
 			path->confirmable = path->stored_lsn;
 		if (path->confirmable + ib_retained_limit() < seen)
 		{
-			ib_path_lose_place(path, psprintf("it held more WAL than incbatch.max_retained_wal (%d MB)",
-									  ib_max_retained_wal));
+			lost = lappend(lost, path);
 			continue;
+		}
+		if (path->confirmable < oldest)
+		{
+			oldest = path->confirmable;
+			oldest_path = path;
 		}
 		if (!MUTANT(CONFIRM_EARLY))
 			lsn = Min(lsn, path->confirmable);
 	}
+	ib_paths_lose_place(lost, ib_too_much_wal());
+	list_free(lost);
+	pg_atomic_write_u32(&ib_worker->pinning_xid, xid);
+	pg_atomic_write_u64(&ib_worker->pinned_lsn, pinned);
+	warn_of_limit(seen - oldest, oldest_path, xid);
 	confirm_upto(lsn, flushed, seen);
+	ib_slot_let_go();
+	judge_pinned(pinned, xid, seen);
 }
 
 /* ----------------------------------------------------------------
@@ -409,8 +542,10 @@ run_path(IbPath *path, const char *reason, bool store)
 		path->statements->proven = true;
 	if (ib_inputs_lost(path))
 		ib_path_lose_place(path, ib_inputs_lost(path));
-	else if (!done)
-		path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
+	else if (done)
+		ib_path_got_locks(path);
+	else
+		path->retry_at = Max(path->retry_at, ib_monotonic_usecs() + RETRY_USECS);
 	ib_inputs_note_stuck(path);
 }
 
@@ -429,10 +564,12 @@ copy_path(IbPath *path, IbPath *sibling)
 	path->retry_at = ib_monotonic_usecs() + RETRY_USECS;
 	if (!ib_path_can_copy(path, sibling))
 		return;
-	run_path(sibling, "copy", true);
+	if (!MUTANT(COPY_WITHOUT_RUN))
+		run_path(sibling, "copy", true);
 	if (sibling->inputs == NIL || sibling->retry_at > ib_monotonic_usecs())
 		return;
-	behind = sibling->stored_lsn < ib_decode_position() || ib_batches_streaming();
+	behind = !MUTANT(COPY_HELD_BACK) &&
+		(sibling->stored_lsn < ib_decode_position() || ib_batches_streaming());
 	if (behind && path->copy_tries++ < COPY_TRIES)
 		return;
 
@@ -449,6 +586,7 @@ copy_path(IbPath *path, IbPath *sibling)
 	PG_END_TRY();
 	if (!done)
 		return;
+	ib_path_got_locks(path);
 	path->retry_at = 0;
 	path->copy_tries = 0;
 	if (!behind)
@@ -556,7 +694,8 @@ retire(void)
 	bool		gone = false;
 
 	ib_decode_close();
-	ib_slot_drop();
+	if (ib_slot_position().ours)
+		ib_slot_drop();
 	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
 	if (ib_paths_are_current())
 	{
@@ -568,28 +707,58 @@ retire(void)
 }
 
 static void
+start_round(void)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+}
+
+/* Without a slot, for nobody needs one: until pipelines change. */
+static void
+rest(void)
+{
+	pg_atomic_write_u32(&ib_worker->pinning_xid, InvalidTransactionId);
+	pg_atomic_write_u64(&ib_worker->pinned_lsn, InvalidXLogRecPtr);
+	look_again = true;
+	while (ib_paths_are_current())
+	{
+		start_round();
+		notify_changes();
+		pgstat_report_stat(false);
+		ib_activity(ACTIVITY_WAITING, 0, NULL);
+		ib_heartbeat();
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 POLL_USECS / 1000, ib_wait_event(WAIT_FOR_WORK));
+		ResetLatch(MyLatch);
+	}
+}
+
+/* Read and run paths; until there are none, or the slot is of no use. */
+static void
 work(void)
 {
 	bool		woken = false;
 
 	look_again = true;
-	for (;;)
+	slot_is_useless = false;
+	while (!slot_is_useless)
 	{
 		Horizon		now = {.as_of = GetCurrentTimestamp(),.end = ib_wal_end()};
 		XLogRecPtr	flushed = GetFlushRecPtr(NULL);
 
-		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending)
-		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-		}
+		start_round();
 		if (!ib_paths_are_current())
 		{
 			if (!ib_paths_load())
 				return;
 			look_again = true;
 		}
+		if (!ib_paths_need_slot())
+			break;
 		collect();
 
 		/* a commit that did not wait for its flush woke us: flush it now */
@@ -600,6 +769,7 @@ work(void)
 		ib_heartbeat();
 		woken = wait_for_work(flushed);
 	}
+	ib_decode_close();
 }
 
 void
@@ -623,13 +793,20 @@ ib_worker_main(Datum arg)
 	ib_paths_init();
 	MemoryContextSwitchTo(TopMemoryContext);
 
-	do
+	ib_activity_obsolete_if(ib_paths_are_current);
+	for (;;)
 	{
-		if (ib_paths_load())
+		if (!ib_paths_load())
 		{
-			attach_slot();
-			work();
+			if (retire())
+				break;
+			continue;
 		}
-	} while (!retire());
+		attach_slot();
+		if (ib_paths_need_slot())
+			work();
+		else
+			rest();
+	}
 	proc_exit(0);
 }

@@ -30,6 +30,7 @@ extern void ib_worker_enter(WorkerState state);
 /* paths.c */
 extern DatabaseEntry *ib_worker;	/* this worker's entry in shared memory */
 extern List *ib_paths;			/* of IbPath: those of this database */
+extern bool ib_slot_is_recorded;	/* the catalog says whose the slot is */
 
 extern void ib_paths_init(void);
 extern bool ib_paths_load(void);
@@ -38,7 +39,11 @@ extern bool ib_path_collects(const PathRow *row);
 extern bool ib_path_holds_wal(const PathRow *row);
 extern void ib_path_stop_collecting(IbPath *path);
 extern IbPath *ib_path_sibling_to_copy(const IbPath *path);
+extern bool ib_paths_need_slot(void);
+extern void ib_path_got_locks(IbPath *path);
 extern void ib_path_lose_place(IbPath *path, const char *reason);
+extern void ib_paths_lose_place(List *paths, const char *reason);
+extern char *ib_too_much_wal(void);
 extern void ib_path_fail(IbPath *path, bool fresh_statements, const char *run,
 						 TimestampTz started_at);
 

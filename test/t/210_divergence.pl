@@ -1,0 +1,142 @@
+
+# Ways for a table to part from its source that need a second session: a path
+# that begins as a copy of a sibling, runs of the same pipeline at once, and the
+# batch query read as at an earlier instant.
+#
+# A new path takes over what its sibling holds.  Which changes follow, it must
+# know to the transaction: those that wait in the sibling's batch, and one whose
+# commit hangs between its WAL record and its visibility (040_held_back), which
+# the sibling holds back.  Both have to be in the copy, or come after it, once.
+
+use strict;
+use warnings;
+
+# Every client but the hanging one, as in 040_held_back.
+BEGIN { $ENV{PGOPTIONS} = '-c synchronous_commit=local'; }
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use IncBatch;
+use Test::More;
+
+my $node = new_node('main', fsync => 'off', synchronous_standby_names => 'nobody');
+$node->start;
+create_shop($node, 'postgres', 0);
+$query{'shop.slow'} = $query{'shop.totals'};
+create_pipeline($node, 'postgres', 'shop.slow', $query{'shop.slow'}, trigger_interval => '6 hours');
+sql(q{CALL incbatch.refresh_pipeline('shop.slow')});
+
+sub sql
+{
+	return $node->safe_psql('postgres', join ';', @_);
+}
+
+# The relation of a consumer against the query, without refreshing it: what a
+# path that has just begun holds, which runs once an hour.
+sub consumer_is_exact
+{
+	my ($consumer, $label) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	is( sql(qq{
+SELECT count(*) FROM ((TABLE shop.slow_$consumer EXCEPT ALL ($query{'shop.slow'}))
+       UNION ALL (($query{'shop.slow'}) EXCEPT ALL TABLE shop.slow_$consumer)) d}),
+		0, $label);
+	return;
+}
+
+sub create_consumer
+{
+	my ($consumer, $trigger) = @_;
+
+	sql(qq{SELECT incbatch.create_consumer('$consumer', 'shop.slow', freshness => '1 day', trigger_interval => '$trigger')});
+	$node->poll_query_until('postgres', qq{
+SELECT s.state = 'running' FROM incbatch.consumer c JOIN incbatch.path_state s USING (path) WHERE c.consumer = '$consumer'})
+	  or die "the path of $consumer does not run";
+	return;
+}
+
+# ---------------------------------------------------------------------------
+# 14: what waits in the sibling's batch, read or unread
+
+create_consumer('first', '6 hours');
+sql(q{UPDATE shop.bank SET balance = balance + 1 WHERE account <= 50},
+	q{DELETE FROM shop.bank WHERE account = 100});
+create_consumer('second', '5 hours');
+consumer_is_exact('second', '14: what waited for the sibling is in the copy');
+consumer_is_exact('first', '14: and in the sibling');
+sql(q{INSERT INTO shop.bank VALUES (101, 'new', 5)}, q{CALL incbatch.refresh_pipeline('shop.slow')});
+consumer_is_exact($_, "14: what follows is in both: $_") foreach 'first', 'second';
+
+# ---------------------------------------------------------------------------
+# 10: what the sibling holds back, for its commit hangs
+
+{
+	my $session = session($node, 'postgres');
+	my $pid     = hang_commit($node, $session,
+		q{BEGIN; UPDATE shop.bank SET balance = balance + 1000 WHERE account = 1; DELETE FROM shop.bank WHERE account = 2});
+
+	sql(q{UPDATE shop.bank SET balance = balance + 1 WHERE account = 3});
+	create_consumer('third', '4 hours');
+	consumer_is_exact('third', '10: copied while a commit hangs');
+	sql(q{INSERT INTO shop.bank VALUES (102, 'new', 7)}, q{CALL incbatch.refresh_pipeline('shop.slow')});
+	consumer_is_exact($_, "10: followed while it hangs: $_") foreach 'first', 'second', 'third';
+	release_commit($node, $session, $pid);
+	sql(q{CALL incbatch.refresh_pipeline('shop.slow')});
+	consumer_is_exact($_, "10: it counts once it is visible: $_") foreach 'first', 'second', 'third';
+	end_session($session);
+}
+is(sql(q{SELECT count(*) FROM incbatch.verify_pipeline('shop.slow')}), 0, '10: verify agrees, of each path');
+is(sql(q{SELECT count(DISTINCT path) FROM incbatch.paths WHERE pipeline = 'shop.slow'}), 3, 'three paths');
+
+# ---------------------------------------------------------------------------
+# 25: rows that a frontier sees may be gone for vacuum, though nothing was
+# folded in since: versions that differ only in columns that no query reads
+
+sql(q{ALTER TABLE shop.bank ADD COLUMN note text},
+	q{CALL incbatch.refresh_pipeline('shop.slow')});
+foreach my $round (1 .. 3)
+{
+	sql("UPDATE shop.bank SET note = 'round $round'");
+	$node->safe_psql('postgres', 'VACUUM shop.bank');
+	is(sql(q{SELECT count(*) FROM incbatch.verify_pipeline('shop.slow')}), 0,
+		"25: verify finds nothing where vacuum was at work, round $round");
+}
+sql(q{DO $$ DECLARE t text := (SELECT relation FROM incbatch.paths WHERE pipeline = 'shop.slow' ORDER BY path LIMIT 1);
+BEGIN EXECUTE format('UPDATE %s SET sum_1 = sum_1 + 1 WHERE branch = %L', t, 'branch 1'); END $$});
+like(sql(q{SELECT difference FROM incbatch.verify_pipeline('shop.slow')}), qr/^different \(path \d+\)$/,
+	'25: verify says which path somebody has damaged');
+sql(q{SELECT incbatch.rebuild_pipeline('shop.slow')}, q{CALL incbatch.refresh_pipeline('shop.slow')});
+is(sql(q{SELECT count(*) FROM incbatch.verify_pipeline('shop.slow')}), 0, '25: and a rebuild mends it');
+
+# ---------------------------------------------------------------------------
+# 36: ten sessions refresh one pipeline while four write, and some verify
+
+{
+	my $load    = start_pgbench($node, 'postgres', bank_load(), '-c', 2, '-t', 400);
+	my $refresh = start_pgbench($node, 'postgres', {
+			refresh => [ 9, "CALL incbatch.refresh_pipeline('shop.slow');\n" ],
+			verify  => [ 1, "SELECT 1 / (count(*) = 0)::int FROM incbatch.verify_pipeline('shop.slow');\n" ],
+		}, '-c', 10, '-t', 20);
+	my ($exit, $output) = finish_pgbench($refresh);
+	is($exit, 0, '36: ten sessions refresh and verify at once') or diag $output;
+	($exit, $output) = finish_pgbench($load);
+	is($exit, 0, '36: writers beside them') or diag $output;
+	are_exact($node, 'postgres', ['shop.slow'], '36: after ten sessions at once');
+	consumer_is_exact($_, "36: after ten sessions at once: $_") foreach 'first', 'second', 'third';
+}
+
+# ---------------------------------------------------------------------------
+# 37: the index that keeps groups apart
+
+sql(q{CREATE EXTENSION amcheck});
+my $indexes = q{SELECT i.indexrelid FROM incbatch.paths p JOIN pg_index i ON i.indrelid = p.relation};
+is(sql("SELECT count(*) FROM ($indexes) i"), 3, '37: each state table has one index');
+sql("SELECT bt_index_parent_check(indexrelid, true, true) FROM ($indexes) i");
+pass('37: amcheck finds nothing');
+sql("DO \$\$ DECLARE t regclass; BEGIN FOR t IN SELECT relation FROM incbatch.paths LOOP EXECUTE 'REINDEX TABLE ' || t; END LOOP; END \$\$");
+sql(q{UPDATE shop.bank SET branch = 'branch ' || account % 7, balance = balance + 1});
+are_exact($node, 'postgres', ['shop.slow'], '37: after REINDEX');
+
+$node->stop;
+done_testing();
