@@ -114,8 +114,8 @@ sub promotion
 	}
 	$standby->poll_query_until('postgres', 'SELECT pg_is_in_recovery()') or die 'no standby';
 
-	my @load = map { start_pgbench($node, 'postgres', $_, '-c', 2, '-T', $load, '-R', 200) }
-	  orders_load(), bank_load();
+	my $writers = start_pgbench($node, 'postgres', { %{ orders_load($node, 1000) }, %{ bank_load() } },
+		'-c', 3, '-T', 60, '-R', 200);
 	my $reader = start_pgbench($standby, 'postgres', bank_reader(), '-c', 1, '-T', $load, '-R', 50);
 	is($standby->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'incbatch worker'}),
 		0, '52: no worker on a standby');
@@ -128,7 +128,7 @@ sub promotion
 	  || die 'the standby did not copy the slot'
 	  if $failover;
 	$node->stop('immediate');
-	stop_pgbench($_) foreach @load;
+	stop_pgbench($writers);
 
 	$standby->promote;
 	if ($failover)
