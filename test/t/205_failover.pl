@@ -24,7 +24,6 @@ use Test::More;
 my $load = $ENV{FAILOVER_SECONDS} || 3;
 
 my $node = new_node('main', 'incbatch.max_retained_wal' => '512MB');
-$node->append_conf('postgresql.conf', "archive_mode = on\narchive_command = '/bin/true'");
 $node->enable_archiving;
 $node->start;
 my $version = $node->safe_psql('postgres', 'SHOW server_version_num');
@@ -33,7 +32,6 @@ create_shop($node, 'postgres', 1000);
 create_pipelines($node, 'postgres', 'shop.thirds' => '100 ms');
 are_exact($node, 'postgres', \@shop_pipelines, 'to begin with');
 my $slot = slot_name($node, 'postgres');
-my $archive = $node->archive_dir;
 
 $node->backup('base');
 promotion();
@@ -97,7 +95,7 @@ sub promotion
 
 	$node->safe_psql('postgres', q{SELECT pg_create_physical_replication_slot('standby', true)});
 	$standby->init_from_backup($node, 'base', has_streaming => 1);
-	set_conf($standby, primary_slot_name => 'standby', hot_standby_feedback => 'on');
+	set_conf($standby, primary_slot_name => 'standby', hot_standby_feedback => 'on', archive_mode => 'off');
 	if ($failover)
 	{
 		set_conf($standby,
@@ -162,9 +160,8 @@ sub point_in_time
 	$node->safe_psql('postgres', q{SELECT pg_create_restore_point('here')});
 	change($node);
 	are_exact($node, 'postgres', \@shop_pipelines, '7: after it');
-	$node->safe_psql('postgres', 'SELECT pg_switch_wal()');
-	$node->poll_query_until('postgres',
-		q{SELECT last_archived_wal >= pg_walfile_name(pg_current_wal_lsn() - 1) OR pg_walfile_name(pg_current_wal_lsn() - 1) <= last_archived_wal FROM pg_stat_archiver})
+	my $segment = $node->safe_psql('postgres', 'SELECT pg_walfile_name(pg_switch_wal())');
+	$node->poll_query_until('postgres', "SELECT last_archived_wal >= '$segment' FROM pg_stat_archiver")
 	  or die 'WAL was not archived';
 	$restored->init_from_backup($node, 'base', has_restoring => 1, standby => 0);
 	set_conf($restored, recovery_target_name => 'here', recovery_target_action => 'promote', archive_mode => 'off');
