@@ -960,8 +960,7 @@ WITH line AS (
 ), known AS (
     SELECT count(*) AS lines, coalesce(sum(runs), 0)::bigint AS batches, coalesce(sum(rows), 0)::bigint AS events,
            array_agg(runs) AS runs, array_agg(rows) AS rows, array_agg(groups) AS groups,
-           array_agg(new_groups) AS new_groups, array_agg(work_ms) AS work_ms,
-           array_agg(read_cpu_ms) AS read_ms, array_agg(wal) AS wal,
+           array_agg(new_groups) AS new_groups, array_agg(read_cpu_ms) AS read_ms, array_agg(wal) AS wal,
            max(finished_at) - min(started_at) AS length,
            percentile_cont(0.9) WITHIN GROUP (ORDER BY rows / runs) <
            2 * percentile_cont(0.1) WITHIN GROUP (ORDER BY rows / runs) AS alike,
@@ -979,16 +978,27 @@ WITH line AS (
           GROUP BY l.path, l.first) r
     ORDER BY r.rows DESC LIMIT 1
 ), backfill AS (
-    SELECT b.cpu_ms / b.rows_in AS ms_per_event
+    SELECT b.cpu_ms / b.rows_in AS ms_per_event, b.rows_in::float8 AS rows,
+           b.cpu_ms * b.transform_ms / nullif(b.transform_ms + b.merge_ms, 0) AS transform_cpu_ms
     FROM incbatch.batches b JOIN incbatch.pipelines p USING (pipeline)
     WHERE p.relation = fit.pipeline AND b.reason = 'backfill' AND b.rows_in >= 1000
     ORDER BY b.batch DESC LIMIT 1
+), work AS (
+    -- small batches hardly tell what an event costs in a large one; evaluating
+    -- the query for a backfill does, and counts as a quarter as many batches as
+    -- there are
+    SELECT array_agg(w.runs) AS runs, array_agg(w.rows) AS rows, array_agg(w.groups) AS groups, array_agg(w.ms) AS ms
+    FROM (SELECT runs, rows, groups, work_ms AS ms FROM line
+          UNION ALL
+          SELECT 1, b.rows, 0, b.transform_cpu_ms FROM backfill b,
+               generate_series(1, (SELECT ceil(lines / 4.0)::int FROM known))
+          WHERE b.transform_cpu_ms > 0) w
 ), assumed AS (
     SELECT '{3,0.0005,0.004}'::float8[] AS work, '{0.4,0.0004,0}'::float8[] AS reading, '{400,0,180}'::float8[] AS wal
 )
 SELECT k.batches, k.events, r.span,
        coalesce(r.events, 1e6), coalesce(r.transactions, 1e6),
-       CASE WHEN k.lines > 0 THEN incbatch.fit_cost(k.runs, k.rows, k.groups, k.work_ms, a.work) ELSE a.work END,
+       CASE WHEN k.lines > 0 THEN incbatch.fit_cost(w.runs, w.rows, w.groups, w.ms, a.work) ELSE a.work END,
        CASE WHEN k.lines > 0 THEN incbatch.fit_cost(k.runs, k.rows, k.groups, k.read_ms, a.reading) ELSE a.reading END,
        CASE WHEN k.lines > 0 THEN incbatch.fit_cost(k.runs, k.rows, k.groups, k.wal, a.wal) ELSE a.wal END,
        CASE WHEN k.lines > 0 THEN incbatch.fit_groups(k.runs, k.rows, k.groups, k.new_groups) ELSE '{1e3,1,0}' END,
@@ -999,9 +1009,9 @@ SELECT k.batches, k.events, r.span,
                         ', ', k.events, ' events in ', incbatch.in_words(CASE WHEN k.length >= '1 second' THEN date_trunc('second', k.length) ELSE k.length END),
                         CASE WHEN k.batches >= 10 AND k.alike THEN '; all alike, so what a run costs is assumed' END)
        END
-FROM known k CROSS JOIN assumed a LEFT JOIN rate r ON true;
+FROM known k CROSS JOIN work w CROSS JOIN assumed a LEFT JOIN rate r ON true;
 END;
-COMMENT ON FUNCTION incbatch.fit(regclass) IS 'Fits what runs, events and groups of a pipeline cost to its history in incbatch.batches.';
+COMMENT ON FUNCTION incbatch.fit(regclass) IS 'Fits what runs, events and groups of a pipeline cost to its history in incbatch.batches, with the last backfill of at least 1,000 rows as one large batch.';
 
 CREATE FUNCTION incbatch.cost_of_cadence(parts incbatch.cost_parts, cadence interval,
     OUT runs float8, OUT cpu_ms float8, OUT wal_bytes float8, OUT run_ms float8)

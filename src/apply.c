@@ -774,11 +774,14 @@ ib_commit_run(IbPath *path, const Frontier *frontier)
 	bool		new_partitions = frontier->partitions != (Datum) 0 &&
 		frontier->partitions != ib_inputs_source(path)->frontier.partitions;
 
+	FAULT(AFTER_FOLD);
 	ib_catalog_store_frontier(path->row->path, frontier, new_partitions);
 	ib_inputs_set_frontier(path, frontier);
+	FAULT(BEFORE_COMMIT);
 	ib_commit();
+	FAULT(AFTER_COMMIT);
 	/* what readers see is flushed: see fix_settings in worker.c */
-	Assert(XactLastCommitEnd <= GetFlushRecPtr(NULL));
+	Assert(MUTANT(UNFLUSHED) || XactLastCommitEnd <= GetFlushRecPtr(NULL));
 	path->row->has_frontier = true;
 	path->stored_lsn = frontier->lsn;
 	path->stored_commit = XactLastCommitEnd;
@@ -832,6 +835,7 @@ ib_path_run(IbPath *path, const char *reason, bool store)
 	else
 	{
 		meter.record.rows_in = ib_inputs_rows(path);
+		FAULT(BEFORE_FOLD);
 		if (ib_inputs_lookup_truncated(path))
 			fold_in_anew(path, &meter);
 		else

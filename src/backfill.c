@@ -195,10 +195,12 @@ ib_path_fill(IbPath *path, double *transform_ms)
 
 		ngroups = evaluate(path, groups);
 		*transform_ms = ib_lap_ms(&lap);
+		FAULT(BACKFILL_EVALUATED);
 		if (MUTANT(FILL_EMPTIES))
 			ib_run_statement(psprintf("TRUNCATE %s", state_table), SPI_OK_UTILITY, NULL);
 		else
 			ib_run_statement(psprintf("DELETE FROM %s", state_table), SPI_OK_DELETE, NULL);
+		FAULT(BACKFILL_EMPTIED);
 		ib_offer_relation(DELTA_RELATION, path->row->state_table, NULL, groups, ngroups);
 		ib_run_statement(path->statements->merge_plus, SPI_OK_INSERT, NULL);
 		tuplestore_end(groups);

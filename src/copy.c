@@ -93,6 +93,7 @@ ib_path_copy(IbPath *path, IbPath *sibling)
 					 SPI_OK_DELETE, NULL);
 	ib_family_copy_rows(sibling->row->state_table, path->row->state_table, GetActiveSnapshot());
 	ib_leave_owner(&scope);
+	FAULT(COPIED);
 	ib_catalog_copy_path(sibling->row->path, path->row->path, GetActiveSnapshot());
 	if (!ib_catalog_change_state(path->row->path, path->row->state, PATH_RUNNING, NULL) ||
 		!ib_catalog_is_running(sibling->row->path))

@@ -217,6 +217,8 @@ ib_decode_confirm(XLogRecPtr lsn)
 	Assert(lsn <= GetFlushRecPtr(NULL));
 	if (lsn <= MyReplicationSlot->data.confirmed_flush)
 		return;
+	FAULT(BEFORE_CONFIRM);
 	LogicalConfirmReceivedLocation(lsn);
+	FAULT(AFTER_CONFIRM);
 	ReplicationSlotMarkDirty();
 }

@@ -66,6 +66,9 @@ define_settings(void)
 							 "incbatch.cost prices cadences with it.",
 							 &ib_cpu_hour_price, ib_cpu_hour_price, 0, 1e9,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
+#ifdef INCBATCH_FAULTS
+	ib_fault_define_setting();
+#endif
 	MarkGUCPrefixReserved(IB_NAME);
 }
 

@@ -9,6 +9,7 @@
 
 #include "access/xlogdefs.h"
 #include "compat.h"
+#include "fault.h"
 #include "mutant.h"
 
 #define IB_NAME "incbatch"

@@ -226,6 +226,7 @@ tend(DatabaseEntry *entry, Attempt *attempt)
 	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
 	entry->starting = true;
 	LWLockRelease(ib_shared->lock);
+	FAULT(WORKER_WANTED);
 	if (!start_worker(database))
 	{
 		note_no_slot(entry);

@@ -67,6 +67,11 @@ enum IbMutant
 	MUTANT_COPY_WITHOUT_RUN = 39,	/* 210_divergence: a sibling is copied as it was */
 	MUTANT_COPY_HELD_BACK = 40, /* 210_divergence: what the sibling held back is not read again */
 	MUTANT_FILL_EMPTIES = 41,	/* 215_rebuild: a table is emptied for all before it is filled */
+
+	/* exactly once */
+	MUTANT_ROW_LSN = 42,		/* 155_transactions: a transaction is where its first row is */
+	MUTANT_UNFLUSHED = 43,		/* 020_crash: the slot is confirmed for what may be lost */
+	MUTANT_OWN_WRITES = 44,		/* 155_transactions: the worker decodes what it writes */
 };
 
 #ifdef INCBATCH_MUTANT

@@ -42,14 +42,15 @@ start_plugin(LogicalDecodingContext *ctx, OutputPluginOptions *options,
 static bool
 is_own_write(LogicalDecodingContext *ctx, RepOriginId origin)
 {
-	return origin == DoNotReplicateId;
+	return origin == DoNotReplicateId && !MUTANT(OWN_WRITES);
 }
 
 static void
 begin_transaction(LogicalDecodingContext *ctx, ReorderBufferTXN *txn)
 {
 	ib_decode_enter_history();
-	ib_batches_begin(txn->xid, txn->final_lsn, txn->xact_time.commit_time);
+	ib_batches_begin(txn->xid, MUTANT(ROW_LSN) ? txn->first_lsn : txn->final_lsn,
+					 txn->xact_time.commit_time);
 }
 
 static void
@@ -59,6 +60,7 @@ hand_over_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 	HeapTuple	oldtuple = ib_change_oldtuple(change);
 	HeapTuple	newtuple = ib_change_newtuple(change);
 
+	FAULT(DECODING);
 	ib_batches_subtransaction(change->txn->xid);
 	switch (change->action)
 	{
@@ -151,6 +153,7 @@ static void
 stop_chunk(LogicalDecodingContext *ctx, ReorderBufferTXN *txn)
 {
 	ib_batches_stream_stop();
+	FAULT(STREAMING);
 }
 
 static void
@@ -164,7 +167,8 @@ static void
 commit_streamed(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 				XLogRecPtr commit_lsn)
 {
-	ib_batches_stream_commit(txn->xid, commit_lsn, txn->xact_time.commit_time);
+	ib_batches_stream_commit(txn->xid, MUTANT(ROW_LSN) ? txn->first_lsn : commit_lsn,
+							 txn->xact_time.commit_time);
 }
 
 static void

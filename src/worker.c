@@ -80,7 +80,7 @@ fix_settings(void)
 		{"default_transaction_isolation", "repeatable read"},
 		{"default_transaction_read_only", "off"},
 		{"default_transaction_deferrable", "off"},
-		{"synchronous_commit", "local"},
+		{"synchronous_commit", MUTANT(UNFLUSHED) ? "off" : "local"},
 		{"statement_timeout", "0"},
 		{"lock_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
@@ -193,6 +193,7 @@ make_slot(void)
 		proc_exit(0);
 	}
 	PG_END_TRY();
+	FAULT(SLOT_MADE);
 	ib_begin_catalog("recording the replication slot");
 	ib_catalog_store_slot(start);
 	ib_commit();
@@ -480,7 +481,7 @@ confirm(XLogRecPtr seen)
 		/* what it has stored counts before it is judged */
 		if (path->stored_commit > flushed && path->confirmable + ib_retained_limit() < seen)
 			flushed = ib_flush_wal();
-		if (path->stored_commit <= flushed)
+		if (path->stored_commit <= flushed || MUTANT(UNFLUSHED))
 			path->confirmable = path->stored_lsn;
 		if (path->confirmable + ib_retained_limit() < seen)
 		{
@@ -612,8 +613,11 @@ run_due_paths(Horizon now)
 		if (reason != NULL && strcmp(reason, "copy") == 0)
 			copy_path(path, ib_path_sibling_to_copy(path));
 		else if (reason != NULL)
+		{
 			run_path(path, reason, strcmp(reason, "refresh") == 0 ||
 					 strcmp(reason, "quiet") == 0);
+			FAULT(BETWEEN_PATHS);
+		}
 		if (path->inputs != NIL)
 			pg_atomic_write_u64(&path->shared->backlog_rows, ib_inputs_rows(path));
 	}
@@ -693,9 +697,11 @@ retire(void)
 {
 	bool		gone = false;
 
+	FAULT(PIPELINES_GONE);
 	ib_decode_close();
 	if (ib_slot_position().ours)
 		ib_slot_drop();
+	FAULT(SLOT_DROPPED);
 	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
 	if (ib_paths_are_current())
 	{
