@@ -157,6 +157,26 @@
 	flatten_join_alias_vars(query, node)
 #endif
 
+/*
+ * Since 18 a query refers to what it groups by through the last entry of its
+ * range table.
+ */
+#if PG_VERSION_NUM >= 180000
+#define ib_flatten_groups(query) \
+	do { \
+		if ((query)->hasGroupRTE) \
+		{ \
+			(query)->targetList = (List *) \
+				flatten_group_exprs(NULL, query, (Node *) (query)->targetList); \
+			(query)->havingQual = flatten_group_exprs(NULL, query, (query)->havingQual); \
+			(query)->rtable = list_truncate((query)->rtable, list_length((query)->rtable) - 1); \
+			(query)->hasGroupRTE = false; \
+		} \
+	} while (0)
+#else
+#define ib_flatten_groups(query) ((void) 0)
+#endif
+
 /* getIdentitySequence takes an open relation since 17. */
 #if PG_VERSION_NUM >= 170000
 #define ib_identity_sequence(rel, attnum) \
