@@ -242,6 +242,19 @@ INSERT INTO cases (hazard, want, name, query, ddl) VALUES
 (26, 'right', 'a value of 1 MB', 'SELECT k, md5(note) AS note, max(length(note)), count(*) FROM t GROUP BY 1, 2', $$INSERT INTO t VALUES (31, 'a', 1, repeat('"''[]{}\ ', 131072)), (32, 'a', 1, (SELECT string_agg(md5(i::text), E'\n') FROM generate_series(1, 32768) i)); UPDATE t SET k = 'b' WHERE id > 30; DELETE FROM t WHERE id = 31$$);
 
 -- ---------------------------------------------------------------------
+-- 78: rows of the largest kind
+-- ---------------------------------------------------------------------
+INSERT INTO cases (hazard, want, name, made, query, ddl)
+SELECT 78, 'right', kind,
+	format('DROP TABLE t; CREATE TABLE t (id int, k text, v int, note text, %s); ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t SELECT i, ''a'', i FROM generate_series(1, 6) i; ALTER TABLE t %s',
+		string_agg(format('c%s smallint', i), ', ' ORDER BY i), last),
+	'SELECT c1596, k, count(*), sum(c1596 + v) FROM t GROUP BY 1, 2', 'UPDATE t SET c1596 = v % 3; UPDATE t SET v = 5 WHERE id = 3'
+FROM generate_series(1, 1596) i,
+     (VALUES ('1600 columns, of which the last is used', 'ALTER k SET STATISTICS 0'),
+             ('the same, 20 of them dropped', (SELECT string_agg('DROP c' || i * 50, ', ') FROM generate_series(1, 20) i))) v (kind, last)
+GROUP BY kind, last ORDER BY kind;
+
+-- ---------------------------------------------------------------------
 -- Running them
 -- ---------------------------------------------------------------------
 -- Run the statements of a case in its session; returns the first error, after

@@ -25,6 +25,8 @@ CREATE TABLE incbatch.pipeline (
     strategy         text NOT NULL,
     paused           boolean NOT NULL DEFAULT false,
     paused_at        timestamptz,
+    on_error         text NOT NULL DEFAULT 'stop' CHECK (on_error IN ('stop', 'divert')),
+    on_lost          text NOT NULL DEFAULT 'stop' CHECK (on_lost IN ('stop', 'rebuild')),
     created_at       timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 
@@ -38,7 +40,9 @@ CREATE TABLE incbatch.path (
     state            text NOT NULL DEFAULT 'initializing'
         CHECK (state IN ('initializing', 'backfilling', 'running', 'failed', 'needs_rebuild')),
     state_since      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    last_error       text
+    last_error       text,
+    rebuilt_at       timestamptz,
+    rebuild_delay    interval NOT NULL DEFAULT '0'
 );
 
 CREATE TABLE incbatch.tiers (
@@ -107,6 +111,20 @@ CREATE TABLE incbatch.late_row (
 );
 CREATE INDEX ON incbatch.late_row (path);
 
+CREATE TABLE incbatch.failed_row (
+    number      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    path        int NOT NULL REFERENCES incbatch.path ON DELETE CASCADE,
+    change      text NOT NULL,
+    row         jsonb NOT NULL,
+    image       text NOT NULL,
+    error       text NOT NULL,
+    sqlstate    text NOT NULL,
+    commit_lsn  pg_lsn,
+    commit_time timestamptz,
+    left_out    boolean NOT NULL
+);
+CREATE INDEX ON incbatch.failed_row (path, left_out);
+
 CREATE TABLE incbatch.batch (
     batch          bigint GENERATED ALWAYS AS IDENTITY,
     path           int NOT NULL,
@@ -160,6 +178,8 @@ COMMENT ON COLUMN incbatch.pipeline.initialize IS 'Whether the backfill reads th
 COMMENT ON COLUMN incbatch.pipeline.strategy IS 'delta, delta with recompute of some touched groups, or recompute of all.';
 COMMENT ON COLUMN incbatch.pipeline.paused IS 'Whether pause_pipeline was called.';
 COMMENT ON COLUMN incbatch.pipeline.paused_at IS 'When it was called; NULL: the pipeline is not paused.';
+COMMENT ON COLUMN incbatch.pipeline.on_error IS 'What rows do that make the query fail: stop the pipeline, or divert: they are kept in incbatch.failed_row and left out.';
+COMMENT ON COLUMN incbatch.pipeline.on_lost IS 'What happens when the place in the WAL is lost: stop (needs_rebuild), or rebuild: the worker rebuilds by itself.';
 COMMENT ON COLUMN incbatch.pipeline.created_at IS 'When the pipeline was created.';
 
 COMMENT ON TABLE incbatch.path IS 'Paths: one pipeline at one cadence, with its state table.';
@@ -170,6 +190,8 @@ COMMENT ON COLUMN incbatch.path.trigger_interval IS 'How often the path runs.';
 COMMENT ON COLUMN incbatch.path.state IS 'initializing, backfilling, running, failed or needs_rebuild.';
 COMMENT ON COLUMN incbatch.path.state_since IS 'When the state was entered.';
 COMMENT ON COLUMN incbatch.path.last_error IS 'Why the path stopped, and the function that brings it back.';
+COMMENT ON COLUMN incbatch.path.rebuilt_at IS 'When the worker last began to rebuild it by itself (on_lost); NULL: never.';
+COMMENT ON COLUMN incbatch.path.rebuild_delay IS 'So long after rebuilt_at it does so again at the earliest; longer each time within an hour.';
 
 COMMENT ON TABLE incbatch.tiers IS 'Named freshnesses for consumers to pick; the administrator edits them. A change holds for consumers that pick the tier from then on. pg_dump takes them along; a tier of the extension''s own that was deleted comes back with a restore.';
 COMMENT ON COLUMN incbatch.tiers.tier IS 'Number of the tier.';
@@ -221,6 +243,18 @@ COMMENT ON COLUMN incbatch.late_row.change IS 'insert (also the new side of an u
 COMMENT ON COLUMN incbatch.late_row.row IS 'The columns of the row that the query reads.';
 COMMENT ON COLUMN incbatch.late_row.commit_lsn IS 'Commit record of its transaction.';
 COMMENT ON COLUMN incbatch.late_row.commit_time IS 'When its transaction committed.';
+
+COMMENT ON TABLE incbatch.failed_row IS 'Changes whose row makes the query fail, diverted by on_error; incbatch.failed_rows is the view to read.';
+COMMENT ON COLUMN incbatch.failed_row.number IS 'Rises in the order in which the rows were found.';
+COMMENT ON COLUMN incbatch.failed_row.path IS 'The path.';
+COMMENT ON COLUMN incbatch.failed_row.change IS 'insert (also the new side of an update, and a row that a backfill met) or delete (also the old side) of a row that was left out.';
+COMMENT ON COLUMN incbatch.failed_row.row IS 'The columns of the row that the query reads.';
+COMMENT ON COLUMN incbatch.failed_row.image IS 'The same by position, by which the deletion of the row is known.';
+COMMENT ON COLUMN incbatch.failed_row.error IS 'The error that the row made.';
+COMMENT ON COLUMN incbatch.failed_row.sqlstate IS 'Its SQLSTATE.';
+COMMENT ON COLUMN incbatch.failed_row.commit_lsn IS 'Commit record of its transaction; NULL: a backfill met the row.';
+COMMENT ON COLUMN incbatch.failed_row.commit_time IS 'When its transaction committed; NULL: a backfill met the row.';
+COMMENT ON COLUMN incbatch.failed_row.left_out IS 'Whether the source has the row still, so that the aggregate leaves it out.';
 
 COMMENT ON TABLE incbatch.batch IS 'What each batch did; incbatch.batch_history says how many are kept.';
 COMMENT ON COLUMN incbatch.batch.batch IS 'Number of the batch.';
@@ -274,18 +308,20 @@ CREATE FUNCTION incbatch.create_pipeline(
 ) RETURNS regclass
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_create_pipeline';
 COMMENT ON FUNCTION incbatch.create_pipeline(text, text, text, interval, text, interval, boolean, boolean, interval, boolean, text, text, boolean) IS
-'Keeps the result of a query up to date. name is the view to create, [schema.]relation; query the batch SQL, SELECT ... FROM source [JOIN lookup ...] [WHERE ...] GROUP BY .... trigger_interval is how often changes are folded in, ''0'' as soon as there are any. track_lookups folds in changes of the joined tables too; without it a lookup is read when a change of the source is folded in. With lateness, a window closes when an event so much later than its end was seen; late_policy says what happens to later changes to it: ''divert'' to incbatch.late_rows, ''drop'', or ''apply''; with retention, windows that ended so long before the watermark are removed. Returns at once; the worker backfills. A query that cannot be kept exact is refused with the reason.';
+'Keeps the result of a query up to date. name is the view to create, [schema.]relation; query the batch SQL, SELECT ... FROM source [JOIN lookup ...] [WHERE ...] GROUP BY .... trigger_interval is how often changes are folded in, ''0'' as soon as there are any. track_lookups folds in changes of the joined tables too; without it a lookup is read when a change of the source is folded in. With lateness, a window closes when an event so much later than its end was seen; late_policy says what happens to later changes to it: ''divert'' to incbatch.late_rows, ''drop'', or ''apply''; with retention, windows that ended so long before the watermark are removed. on_error ''divert'' keeps rows that make the query fail in incbatch.failed_rows and leaves them out, up to incbatch.max_failed_rows of them; ''stop'' stops the pipeline as failed. on_lost ''rebuild'' lets the worker rebuild by itself what would be needs_rebuild; ''stop'' waits for rebuild_pipeline. Returns at once; the worker backfills. A query that cannot be kept exact is refused with the reason.';
 
 CREATE FUNCTION incbatch.alter_pipeline(
     name             text,
     trigger_interval interval DEFAULT NULL,
     lateness         interval DEFAULT NULL,
     late_policy      text     DEFAULT NULL,
-    retention        interval DEFAULT NULL
+    retention        interval DEFAULT NULL,
+    on_error         text     DEFAULT NULL,
+    on_lost          text     DEFAULT NULL
 ) RETURNS void
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_alter_pipeline';
-COMMENT ON FUNCTION incbatch.alter_pipeline(text, interval, interval, text, interval) IS
-'Changes a pipeline''s cadence, and when its windows close; NULL leaves a value as it is. Closed windows stay closed. Late changes that were kept out come in when late_policy changes to ''apply'', by a rebuild.';
+COMMENT ON FUNCTION incbatch.alter_pipeline(text, interval, interval, text, interval, text, text) IS
+'Changes a pipeline''s cadence, when its windows close, and what errors and a lost place in the WAL do to it; NULL leaves a value as it is. Closed windows stay closed. Late changes that were kept out come in when late_policy changes to ''apply'', by a rebuild. A pipeline that failed goes on with on_error ''divert'' when resume_pipeline is called; rows that were diverted stay left out with ''stop'', until a rebuild.';
 
 CREATE FUNCTION incbatch.drop_pipeline(name text, if_exists boolean DEFAULT false)
 RETURNS boolean
@@ -569,7 +605,7 @@ SELECT p.relation::text AS pipeline, p.relation, p.query, p.source,
        s.state, p.strategy,
        pg_catalog.pg_get_userbyid(c.relowner) AS owner,
        s.last_error, p.created_at, p.definition, p.append_only, p.track_lookups,
-       p.retention, w.rows_late, w.rows_ahead
+       p.retention, w.rows_late, w.rows_ahead, p.on_error, p.on_lost
 FROM incbatch.pipeline p
 JOIN LATERAL (  -- the freshest path
     SELECT a.id, a.relation FROM incbatch.path a
@@ -605,6 +641,8 @@ COMMENT ON COLUMN incbatch.pipelines.track_lookups IS 'Changes of the joined tab
 COMMENT ON COLUMN incbatch.pipelines.retention IS 'Windows that ended this long before the watermark are removed; NULL: none.';
 COMMENT ON COLUMN incbatch.pipelines.rows_late IS 'Changes to closed windows since the backfill; NULL: windows never close.';
 COMMENT ON COLUMN incbatch.pipelines.rows_ahead IS 'Rows since the backfill, and in it, whose event time was infinite or too far ahead of the clock (incbatch.event_time_ahead) to drive the watermark.';
+COMMENT ON COLUMN incbatch.pipelines.on_error IS 'What rows that make the query fail do: stop the pipeline, or divert (to incbatch.failed_rows).';
+COMMENT ON COLUMN incbatch.pipelines.on_lost IS 'What happens when the place in the WAL is lost: stop (needs_rebuild) or rebuild.';
 
 CREATE VIEW incbatch.paths AS
 SELECT p.relation::text AS pipeline, a.id AS path, a.relation, a.trigger_interval,
@@ -794,6 +832,26 @@ COMMENT ON COLUMN incbatch.late_rows.commit_lsn IS 'Commit record of its transac
 COMMENT ON COLUMN incbatch.late_rows.commit_time IS 'When its transaction committed.';
 COMMENT ON COLUMN incbatch.late_rows.number IS 'Rises in the order in which the changes were read.';
 COMMENT ON COLUMN incbatch.late_rows.path IS 'Number of the path; each path of a pipeline keeps the changes that were late for it.';
+
+CREATE VIEW incbatch.failed_rows AS
+SELECT p.relation::text AS pipeline, r.change, r.row, r.error, r.sqlstate,
+       r.commit_lsn, r.commit_time, r.left_out, r.number, r.path
+FROM incbatch.failed_row r
+JOIN incbatch.path a ON a.id = r.path
+JOIN incbatch.pipeline p ON p.id = a.pipeline
+JOIN pg_catalog.pg_class c ON c.oid = a.relation
+WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE');
+COMMENT ON VIEW incbatch.failed_rows IS 'One row a change whose row makes the query fail (on_error divert), of the pipelines whose owner you are. They are kept until the pipeline is rebuilt or dropped.';
+COMMENT ON COLUMN incbatch.failed_rows.pipeline IS 'The pipeline.';
+COMMENT ON COLUMN incbatch.failed_rows.change IS 'insert (also the new side of an update, and a row that a backfill met) or delete (also the old side) of a row that was left out.';
+COMMENT ON COLUMN incbatch.failed_rows.row IS 'The columns of the row that the query reads.';
+COMMENT ON COLUMN incbatch.failed_rows.error IS 'The error that the row made.';
+COMMENT ON COLUMN incbatch.failed_rows.sqlstate IS 'Its SQLSTATE.';
+COMMENT ON COLUMN incbatch.failed_rows.commit_lsn IS 'Commit record of its transaction; NULL: a backfill met the row.';
+COMMENT ON COLUMN incbatch.failed_rows.commit_time IS 'When its transaction committed; NULL: a backfill met the row.';
+COMMENT ON COLUMN incbatch.failed_rows.left_out IS 'Whether the source has the row still, so that the aggregate leaves it out.';
+COMMENT ON COLUMN incbatch.failed_rows.number IS 'Rises in the order in which the rows were found.';
+COMMENT ON COLUMN incbatch.failed_rows.path IS 'Number of the path; each path of a pipeline meets the rows in its own runs.';
 
 CREATE FUNCTION incbatch.transaction_holder(holder xid) RETURNS text
 LANGUAGE sql STABLE STRICT
@@ -1285,7 +1343,8 @@ COMMENT ON FUNCTION incbatch.diagnose(text) IS
 COMMENT ON SCHEMA incbatch IS 'Aggregate tables kept up to date from the WAL.';
 GRANT USAGE ON SCHEMA incbatch TO PUBLIC;
 GRANT SELECT ON incbatch.tiers, incbatch.pipelines, incbatch.paths, incbatch.consumers,
-                incbatch.lag, incbatch.batches, incbatch.workers, incbatch.progress, incbatch.late_rows TO PUBLIC;
+                incbatch.lag, incbatch.batches, incbatch.workers, incbatch.progress, incbatch.late_rows,
+                incbatch.failed_rows TO PUBLIC;
 
 SELECT pg_catalog.pg_extension_config_dump('incbatch.pipeline', '');
 SELECT pg_catalog.pg_extension_config_dump('incbatch.pipeline_id_seq', '');

@@ -356,9 +356,11 @@ SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', tra
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', retention => '1 year');
 \echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', on_error => 'divert');
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', on_error => 'ignore');
 \echo :LAST_ERROR_SQLSTATE
-SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', on_lost => 'rebuild');
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', on_error => 'divert', track_lookups => true);
+\echo :LAST_ERROR_SQLSTATE
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t GROUP BY k', on_lost => 'nonsense');
 \echo :LAST_ERROR_SQLSTATE
 
 -- Names

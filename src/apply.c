@@ -41,6 +41,7 @@
 #include "utils/syscache.h"
 
 #include "decode.h"
+#include "divert.h"
 #include "meter.h"
 #include "path.h"
 #include "query.h"
@@ -445,7 +446,8 @@ static void
 evaluate_again(IbPath *path, List *unknown)
 {
 	PathStatements *statements = path->statements;
-	char	   *times = statements->times ? touched_times(statements->times) : NULL;
+	char	   *present = ib_divert_present(path);
+	char	   *times = statements->times && !present ? touched_times(statements->times) : NULL;
 	TupleDesc	keys = CreateTemplateTupleDesc(statements->nkeys);
 	Relation	rel = table_open(path->row->state_table, NoLock);
 	ListCell   *lc;
@@ -462,7 +464,8 @@ evaluate_again(IbPath *path, List *unknown)
 
 		CHECK_FOR_INTERRUPTS();
 		nfresh = ib_run_statement(ib_recompute(statements->query, statements->state_table,
-											   groups->nulls, times),
+											   groups->nulls, times, present,
+											   ib_inputs_source(path)->desc->natts),
 								  SPI_OK_INSERT_RETURNING, fresh);
 		if (nfresh < groups->groups)
 		{
@@ -579,56 +582,84 @@ choose_statement(PathStatements *statements, bool mixed, bool filtered)
 	return filtered ? late->transform_plus : statements->transform_plus;
 }
 
+/* What folding in a batch needs to know, in a run and in each try of one. */
+typedef struct Fold
+{
+	IbPath	   *path;
+	Meter	   *meter;
+	bool		closes;			/* windows do, and this batch counts for them */
+	LateRun		begun;			/* what each try begins with */
+	LateRun		late;
+} Fold;
+
 /* Transform the batch and merge it into the state, as the owner. */
 static void
-fold_in(IbPath *path, Meter *meter)
+fold_batch(void *arg)
 {
+	Fold	   *fold = arg;
+	IbPath	   *path = fold->path;
 	PathInput  *source = linitial(path->inputs);
 	Batch	   *batch = source->batch;
 	/* a source that was truncated has no rows that met the lookups before */
 	Bitmapset  *changed = source->truncated ? NULL : ib_inputs_changed_lookups(path);
 	bool		mixed = batch->negatives > 0 || changed != NULL;
-	LateStatements *late = source->truncated || batch->rows > 0 ? path->statements->late : NULL;
 	const char *statement;
 	bool		filtered;
 	OwnerScope	scope;
-	LateRun		run;
 	int64		lap = ib_monotonic_usecs();
 	int64		added = groups_added(path);
 
-	if (late)
-		ib_late_begin(path, false, &run);
+	ib_late_restart(&fold->late, &fold->begun);
 	ib_enter_owner(path, &scope);
-	if (late)
-		ib_late_offer(path, &run);
+	if (fold->closes)
+		ib_late_offer(path, &fold->late);
 	if (source->truncated)
 	{
-		empty_state(path, &run);
+		empty_state(path, &fold->late);
 		ib_add_groups_without_rows(path);
 	}
 	if (batch->rows > 0 || changed != NULL)
 	{
 		ib_offer_relation(BATCH_RELATION, InvalidOid, batch->desc, batch->store,
 						  batch->rows);
-		filtered = late && ib_late_survey(path, &run);
+		filtered = fold->closes && ib_late_survey(path, &fold->late);
 		statement = changed != NULL ? ib_track_lookups(path, changed) :
 			choose_statement(path->statements, mixed, filtered);
 		if (path->statements->query->always_recompute)
-			recompute_touched(path, statement, meter, &lap);
+			recompute_touched(path, statement, fold->meter, &lap);
 		else
-			merge_delta(path, statement, mixed, meter, &lap);
+			merge_delta(path, statement, mixed, fold->meter, &lap);
 	}
-	if (late)
-		ib_late_advance(path, &run);
+	if (fold->closes)
+		ib_late_advance(path, &fold->late);
 	ib_leave_owner(&scope);
-	if (late)
+	fold->meter->record.groups_new = groups_added(path) - added;
+}
+
+/* Fold the batch in, and write what there is to say of single rows. */
+static void
+fold_in(IbPath *path, Meter *meter)
+{
+	PathInput  *source = linitial(path->inputs);
+	Fold		fold = {
+		.path = path,
+		.meter = meter,
+		.closes = path->statements->late && (source->truncated || source->batch->rows > 0),
+	};
+	int64		lap = ib_monotonic_usecs();
+
+	if (fold.closes)
+		ib_late_begin(path, false, &fold.begun);
+	ib_divert_begin(path, false, source->truncated);
+	ib_divert_run(path, fold_batch, &fold);
+	ib_divert_store(path);
+	if (fold.closes)
 	{
-		ib_late_store(path, &run);
-		meter->record.rows_late = run.rows_late;
-		meter->record.rows_ahead = run.rows_ahead;
+		ib_late_store(path, &fold.late);
+		meter->record.rows_late = fold.late.rows_late;
+		meter->record.rows_ahead = fold.late.rows_ahead;
 	}
-	meter->record.groups_new = groups_added(path) - added;
-	meter->record.merge_ms = ib_lap_ms(&lap);
+	meter->record.merge_ms = ib_lap_ms(&lap) - meter->record.transform_ms;
 }
 
 /*

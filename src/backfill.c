@@ -30,6 +30,7 @@
 #include "utils/timeout.h"
 
 #include "decode.h"
+#include "divert.h"
 #include "meter.h"
 #include "path.h"
 #include "query.h"
@@ -186,6 +187,7 @@ ib_path_fill(IbPath *path, double *transform_ms)
 
 	if (closes)
 		ib_late_begin(path, true, &run);
+	ib_divert_begin(path, true, false);
 	ib_enter_owner(path, &scope);
 	if (closes)
 		ib_late_offer(path, &run);
@@ -193,7 +195,7 @@ ib_path_fill(IbPath *path, double *transform_ms)
 	{
 		Tuplestorestate *groups = tuplestore_begin_heap(false, false, work_mem);
 
-		ngroups = evaluate(path, groups);
+		ngroups = ib_divert_evaluate(path, groups, evaluate);
 		*transform_ms = ib_lap_ms(&lap);
 		FAULT(BACKFILL_EVALUATED);
 		if (MUTANT(FILL_EMPTIES))
@@ -215,6 +217,7 @@ ib_path_fill(IbPath *path, double *transform_ms)
 	if (closes)
 		ib_late_advance(path, &run);
 	ib_leave_owner(&scope);
+	ib_divert_store(path);
 	if (closes)
 		ib_late_store(path, &run);
 	return ngroups;

@@ -37,6 +37,7 @@
 #include "utils/snapmgr.h"
 
 #include "batch.h"
+#include "query.h"
 
 /* A transaction costs this much memory beside its rows. */
 #define TRANSACTION_BYTES ((int64) sizeof(BatchTransaction))
@@ -436,4 +437,100 @@ ib_batch_has_transaction(TransactionId xid, void *arg)
 			return true;
 	}
 	return false;
+}
+
+/* ----------------------------------------------------------------
+ *		Single changes
+ * ----------------------------------------------------------------
+ */
+
+/* The columns of a batch, and a change's number in it, from 1. */
+TupleDesc
+ib_batch_numbered_descriptor(const Batch *batch)
+{
+	int			natts = batch->desc->natts;
+	TupleDesc	desc = CreateTemplateTupleDesc(natts + 1);
+
+	for (int i = 1; i <= natts; i++)
+		TupleDescCopyEntry(desc, i, batch->desc, i);
+	TupleDescInitEntry(desc, natts + 1, BATCH_NUMBER, INT8OID, -1, 0);
+	return desc;
+}
+
+void
+ib_batch_put_numbered(Tuplestorestate *store, TupleDesc desc, TupleTableSlot *slot,
+					  int64 number)
+{
+	int			natts = desc->natts;
+	Datum	   *values = palloc(sizeof(Datum) * natts);
+	bool	   *nulls = palloc(sizeof(bool) * natts);
+
+	slot_getallattrs(slot);
+	memcpy(values, slot->tts_values, sizeof(Datum) * (natts - 1));
+	memcpy(nulls, slot->tts_isnull, sizeof(bool) * (natts - 1));
+	values[natts - 1] = Int64GetDatum(number);
+	nulls[natts - 1] = false;
+	tuplestore_putvalues(store, desc, values, nulls);
+	pfree(values);
+	pfree(nulls);
+}
+
+/* Does a change add its row?  A row that ends before the weight does. */
+bool
+ib_batch_adds(const Batch *batch, TupleTableSlot *slot)
+{
+	bool		isnull;
+	Datum		weight = slot_getattr(slot, batch->desc->natts, &isnull);
+
+	return isnull || DatumGetInt32(weight) > 0;
+}
+
+/*
+ * The transaction that a change belongs to.  For changes in rising order:
+ * begin with *transaction = -1 and *last = 0.
+ */
+const BatchTransaction *
+ib_batch_transaction_of(const Batch *batch, int64 number, int *transaction, int64 *last)
+{
+	while (number > *last)
+		*last += batch->transactions[++(*transaction)].rows;
+	return &batch->transactions[*transaction];
+}
+
+/*
+ * Take n changes out of a batch, whose numbers rise.  The others are numbered
+ * anew.
+ */
+void
+ib_batch_remove_rows(Batch *batch, const int64 *numbers, int n)
+{
+	Tuplestorestate *store = ib_batch_begin_store();
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(batch->desc, &TTSOpsMinimalTuple);
+	int			transaction = -1;
+	int64		last = 0;
+	int64		number = 1;
+
+	tuplestore_rescan(batch->store);
+	for (int i = 0; i < n; i++)
+	{
+		ib_batch_move_rows(batch->store, store, numbers[i] - number, slot);
+		ib_batch_move_rows(batch->store, NULL, 1, slot);
+		number = numbers[i] + 1;
+		if (!ib_batch_adds(batch, slot))
+			batch->negatives--;
+		if (batch->ntransactions > 0)
+		{
+			/* the place is kept for the changes that follow; rows in it are not */
+			(void) ib_batch_transaction_of(batch, numbers[i] - i, &transaction, &last);
+			if (!ib_batch_adds(batch, slot))
+				batch->transactions[transaction].negatives--;
+			batch->transactions[transaction].rows--;
+			last--;
+		}
+	}
+	ib_batch_move_rows(batch->store, store, batch->rows + 1 - number, slot);
+	batch->rows -= n;
+	ExecDropSingleTupleTableSlot(slot);
+	ib_batch_end_store(batch->store);
+	batch->store = store;
 }

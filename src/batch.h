@@ -95,8 +95,16 @@ extern void ib_batch_add_transaction(Batch *batch,
 									 const BatchTransaction *transaction);
 extern void ib_batch_move_rows(Tuplestorestate *from, Tuplestorestate *to,
 							   int64 n, TupleTableSlot *slot);
+extern TupleDesc ib_batch_numbered_descriptor(const Batch *batch);
+extern void ib_batch_put_numbered(Tuplestorestate *store, TupleDesc desc,
+								  TupleTableSlot *slot, int64 number);
+extern bool ib_batch_adds(const Batch *batch, TupleTableSlot *slot);
+extern const BatchTransaction *ib_batch_transaction_of(const Batch *batch, int64 number,
+													   int *transaction, int64 *last);
+extern void ib_batch_remove_rows(Batch *batch, const int64 *numbers, int n);
 
 /* collect.c: who listens */
+extern void ib_collect_init(void);
 extern void ib_collect_add(Batch *batch);
 extern void ib_collect_remove(Batch *batch);
 extern bool ib_batch_is_full(const Batch *batch);

@@ -233,7 +233,11 @@ ib_catalog_paths(void)
 		   " p.event_time, (extract(epoch FROM p.lateness) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8,"
 		   " p.late_policy, p.retention, p.track_lookups,"
 		   " (SELECT coalesce((extract(epoch FROM pg_catalog.min(c.freshness)) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, 0)"
-		   " FROM incbatch.consumer c WHERE c.path OPERATOR(pg_catalog.=) a.id)"
+		   " FROM incbatch.consumer c WHERE c.path OPERATOR(pg_catalog.=) a.id),"
+		   " p.on_error OPERATOR(pg_catalog.=) 'divert', p.on_lost OPERATOR(pg_catalog.=) 'rebuild',"
+		   " (SELECT pg_catalog.count(*) FROM incbatch.failed_row r"
+		   " WHERE r.path OPERATOR(pg_catalog.=) a.id AND r.left_out),"
+		   " coalesce(a.rebuilt_at OPERATOR(pg_catalog.+) a.rebuild_delay, '-infinity')"
 		   " FROM incbatch.path a JOIN incbatch.pipeline p ON p.id OPERATOR(pg_catalog.=) a.pipeline"
 		   " LEFT JOIN incbatch.frontier f ON f.path OPERATOR(pg_catalog.=) a.id"
 		   " ORDER BY a.id",
@@ -265,6 +269,10 @@ ib_catalog_paths(void)
 		read_lateness(tuple, 20, row);
 		row->track_lookups = DatumGetBool(column(tuple, 24, NULL));
 		row->freshness_usecs = DatumGetInt64(column(tuple, 25, NULL));
+		row->diverts = DatumGetBool(column(tuple, 26, NULL));
+		row->rebuilds = DatumGetBool(column(tuple, 27, NULL));
+		row->left_out = DatumGetInt64(column(tuple, 28, NULL));
+		row->rebuild_at = DatumGetTimestampTz(column(tuple, 29, NULL));
 		result = lappend(result, row);
 		MemoryContextSwitchTo(spi);
 	}
@@ -427,6 +435,32 @@ ib_catalog_store_frontier(int32 path, const Frontier *frontier, bool new_partiti
 	SPI_finish();
 }
 
+/*
+ * Let a path that needs a rebuild be rebuilt, and say when that may be the next
+ * time: the sooner the rarer it is.  False: it does not need one any more.
+ */
+bool
+ib_catalog_begin_rebuild(int32 path)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(path)};
+	bool		begun;
+
+	ib_catalog_see_latest();
+	SPI_connect();
+	ib_spi("UPDATE incbatch.path SET state = 'initializing', last_error = NULL,"
+		   " state_since = pg_catalog.clock_timestamp(), rebuilt_at = pg_catalog.clock_timestamp(),"
+		   " rebuild_delay = CASE WHEN rebuilt_at OPERATOR(pg_catalog.+) rebuild_delay OPERATOR(pg_catalog.+)"
+		   " '1 hour'::pg_catalog.interval OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()"
+		   " THEN least(rebuild_delay OPERATOR(pg_catalog.*) 2, '1 hour'::pg_catalog.interval)"
+		   " ELSE '1 minute'::pg_catalog.interval END"
+		   " WHERE id OPERATOR(pg_catalog.=) $1 AND state OPERATOR(pg_catalog.=) 'needs_rebuild'",
+		   SPI_OK_UPDATE, 1, types, values, NULL);
+	begun = SPI_processed == 1;
+	SPI_finish();
+	return begun;
+}
+
 void
 ib_catalog_forget_frontier(int32 path)
 {
@@ -441,7 +475,7 @@ ib_catalog_forget_frontier(int32 path)
 
 /* The stored frontier, in the caller's memory context. */
 bool
-ib_catalog_fetch_frontier(int32 path, Frontier *frontier)
+ib_catalog_fetch_frontier(int32 path, Snapshot snapshot, Frontier *frontier)
 {
 	Oid			types[] = {INT4OID};
 	Datum		values[] = {Int32GetDatum(path)};
@@ -449,9 +483,9 @@ ib_catalog_fetch_frontier(int32 path, Frontier *frontier)
 	bool		found;
 
 	SPI_connect();
-	ib_spi("SELECT lsn, decoded_lsn, snapshot, aligned, as_of, partitions, meaning FROM incbatch.frontier"
-		   " WHERE path OPERATOR(pg_catalog.=) $1",
-		   SPI_OK_SELECT, 1, types, values, NULL);
+	ib_spi_snapshot("SELECT lsn, decoded_lsn, snapshot, aligned, as_of, partitions, meaning FROM incbatch.frontier"
+					" WHERE path OPERATOR(pg_catalog.=) $1",
+					SPI_OK_SELECT, 1, types, values, snapshot);
 	found = SPI_processed == 1;
 	if (found)
 	{
@@ -485,6 +519,9 @@ ib_catalog_copy_path(int32 from, int32 to, Snapshot snapshot)
 		"INSERT INTO incbatch.late_row (path, event_time, watermark, change, \"row\", commit_lsn, commit_time)"
 		" SELECT $2, event_time, watermark, change, \"row\", commit_lsn, commit_time"
 		" FROM incbatch.late_row WHERE path OPERATOR(pg_catalog.=) $1 ORDER BY number",
+		"INSERT INTO incbatch.failed_row (path, change, \"row\", image, error, sqlstate, commit_lsn, commit_time, left_out)"
+		" SELECT $2, change, \"row\", image, error, sqlstate, commit_lsn, commit_time, left_out"
+		" FROM incbatch.failed_row WHERE path OPERATOR(pg_catalog.=) $1 ORDER BY number",
 	};
 	Oid			types[] = {INT4OID, INT4OID};
 	Datum		values[] = {Int32GetDatum(from), Int32GetDatum(to)};
@@ -493,6 +530,8 @@ ib_catalog_copy_path(int32 from, int32 to, Snapshot snapshot)
 	ib_spi("DELETE FROM incbatch.late_window WHERE path OPERATOR(pg_catalog.=) $1",
 		   SPI_OK_DELETE, 1, types, &values[1], NULL);
 	ib_spi("DELETE FROM incbatch.late_row WHERE path OPERATOR(pg_catalog.=) $1",
+		   SPI_OK_DELETE, 1, types, &values[1], NULL);
+	ib_spi("DELETE FROM incbatch.failed_row WHERE path OPERATOR(pg_catalog.=) $1",
 		   SPI_OK_DELETE, 1, types, &values[1], NULL);
 	for (int i = 0; i < lengthof(statements); i++)
 		ib_spi_snapshot(statements[i], SPI_OK_INSERT, lengthof(types), types, values, snapshot);

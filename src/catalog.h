@@ -52,6 +52,10 @@ typedef struct PathRow
 	LatePolicy	late_policy;
 	bool		retains;		/* closed windows are removed */
 	Interval	retention;
+	bool		diverts;		/* on_error: rows that make the query fail are left out */
+	int64		left_out;		/* so many are */
+	bool		rebuilds;		/* on_lost: the worker rebuilds by itself, */
+	TimestampTz rebuild_at;		/* at this instant at the earliest */
 	bool		has_frontier;
 	Frontier	frontier;
 } PathRow;
@@ -111,8 +115,9 @@ extern bool ib_catalog_change_state(int32 path, PathState from, PathState to,
 									const char *error);
 extern void ib_catalog_store_frontier(int32 path, const Frontier *frontier,
 									  bool new_partitions);
+extern bool ib_catalog_begin_rebuild(int32 path);
 extern void ib_catalog_forget_frontier(int32 path);
-extern bool ib_catalog_fetch_frontier(int32 path, Frontier *frontier);
+extern bool ib_catalog_fetch_frontier(int32 path, Snapshot snapshot, Frontier *frontier);
 extern void ib_catalog_copy_path(int32 from, int32 to, Snapshot snapshot);
 extern void ib_catalog_log_failure(int32 path, const char *reason,
 								   TimestampTz started_at, const char *error);

@@ -94,19 +94,21 @@ static bool old_nulls[MaxTupleAttributeNumber];
  * ----------------------------------------------------------------
  */
 
+/* Called once by the worker, which also decodes while nobody listens. */
+void
+ib_collect_init(void)
+{
+	collect_context = AllocSetContextCreate(TopMemoryContext, "incbatch collecting",
+											ALLOCSET_DEFAULT_SIZES);
+	change_context = AllocSetContextCreate(TopMemoryContext, "incbatch change",
+										   ALLOCSET_DEFAULT_SIZES);
+}
+
 void
 ib_collect_add(Batch *batch)
 {
-	MemoryContext old;
+	MemoryContext old = MemoryContextSwitchTo(collect_context);
 
-	if (collect_context == NULL)
-	{
-		collect_context = AllocSetContextCreate(TopMemoryContext, "incbatch collecting",
-												ALLOCSET_DEFAULT_SIZES);
-		change_context = AllocSetContextCreate(TopMemoryContext, "incbatch change",
-											   ALLOCSET_DEFAULT_SIZES);
-	}
-	old = MemoryContextSwitchTo(collect_context);
 	all_batches = lappend(all_batches, batch);
 	if (touched != NULL)
 		pfree(touched);

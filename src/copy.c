@@ -58,7 +58,8 @@ take_frontier(IbPath *path)
 {
 	MemoryContext old = MemoryContextSwitchTo(path->context);
 
-	path->row->has_frontier = ib_catalog_fetch_frontier(path->row->path, &path->row->frontier);
+	path->row->has_frontier = ib_catalog_fetch_frontier(path->row->path, InvalidSnapshot,
+														&path->row->frontier);
 	MemoryContextSwitchTo(old);
 	if (!path->row->has_frontier)
 		elog(ERROR, "a sibling that runs has no frontier");
@@ -106,6 +107,7 @@ ib_path_copy(IbPath *path, IbPath *sibling)
 	ib_commit();
 
 	path->row->state = PATH_RUNNING;
+	path->row->left_out = sibling->row->left_out;
 	path->stored_lsn = path->confirmable = path->row->frontier.lsn;
 	path->stored_commit = XactLastCommitEnd;
 	path->ran_at = sibling->ran_at;

@@ -53,20 +53,13 @@ enum
 	ARG_INITIALIZE, ARG_ON_ERROR, ARG_ON_LOST, ARG_IF_NOT_EXISTS
 };
 
+/* Parameters that do not depend on the query fit each other. */
 static void
-require_text(FunctionCallInfo fcinfo, int arg, const char *name, const char *value)
+check_parameters(FunctionCallInfo fcinfo)
 {
-	if (PG_ARGISNULL(arg) ||
-		strcmp(text_to_cstring(PG_GETARG_TEXT_PP(arg)), value) != 0)
-		ib_refuse_parameter(name, quote_literal_cstr(value));
-}
-
-/* Parameters that the contract names and the engine does not keep yet. */
-static void
-refuse_unsupported_parameters(FunctionCallInfo fcinfo)
-{
-	require_text(fcinfo, ARG_ON_ERROR, "on_error", "stop");
-	require_text(fcinfo, ARG_ON_LOST, "on_lost", "stop");
+	ib_check_on_error(text_to_cstring(PG_GETARG_TEXT_PP(ARG_ON_ERROR)),
+					  PG_GETARG_BOOL(ARG_TRACK_LOOKUPS));
+	ib_check_on_lost(text_to_cstring(PG_GETARG_TEXT_PP(ARG_ON_LOST)));
 	if (PG_GETARG_BOOL(ARG_TRACK_LOOKUPS) && !PG_GETARG_BOOL(ARG_INITIALIZE))
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -290,7 +283,7 @@ insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 	AttrNumber	event_time = find_event_time(fcinfo, pq);
 	Oid			types[] = {OIDOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, INT2OID,
 	INTERVALOID, BOOLOID, BOOLOID, TEXTOID, OIDOID, INTERVALOID, TEXTOID, INTERVALOID,
-	BOOLOID};
+	BOOLOID, TEXTOID, TEXTOID};
 	Datum		values[] = {
 		ObjectIdGetDatum(relation),
 		ObjectIdGetDatum(definition),
@@ -308,8 +301,10 @@ insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 		PG_GETARG_DATUM(ARG_LATE_POLICY),
 		PG_GETARG_DATUM(ARG_RETENTION),
 		PG_GETARG_DATUM(ARG_TRACK_LOOKUPS),
+		PG_GETARG_DATUM(ARG_ON_ERROR),
+		PG_GETARG_DATUM(ARG_ON_LOST),
 	};
-	char		nulls[] = "               ";
+	char		nulls[] = "                 ";
 
 	check_lateness(fcinfo, pq, event_time);
 	ib_path_entry_require();
@@ -321,8 +316,8 @@ insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 		nulls[5] = 'n';
 	ib_change_catalog("WITH p AS (INSERT INTO incbatch.pipeline (relation, definition, source, query,"
 				   " settings, event_time, trigger_interval, append_only, initialize, strategy,"
-				   " lateness, late_policy, retention, track_lookups)"
-				   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $12, $13, $14, $15) RETURNING id, trigger_interval)"
+				   " lateness, late_policy, retention, track_lookups, on_error, on_lost)"
+				   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $12, $13, $14, $15, $16, $17) RETURNING id, trigger_interval)"
 				   " INSERT INTO incbatch.path (pipeline, relation, trigger_interval)"
 				   " SELECT id, $11, trigger_interval FROM p",
 				   SPI_OK_INSERT, lengthof(types), types, values, nulls);
@@ -380,7 +375,7 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 			ib_refuse_null(fcinfo, i, names[i]);
 	}
 	ib_shmem_require();
-	refuse_unsupported_parameters(fcinfo);
+	check_parameters(fcinfo);
 	ib_check_trigger_interval(PG_GETARG_INTERVAL_P(ARG_TRIGGER));
 
 	rv = makeRangeVarFromNameList(textToQualifiedNameList(PG_GETARG_TEXT_PP(ARG_NAME)));

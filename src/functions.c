@@ -44,16 +44,6 @@ ib_refuse_null(FunctionCallInfo fcinfo, int arg, const char *name)
 				errmsg("parameter \"%s\" must not be null", name));
 }
 
-void
-ib_refuse_parameter(const char *name, const char *value)
-{
-	ereport(ERROR,
-			errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			errmsg("parameter \"%s\" is not supported yet", name),
-			errdetail("The only accepted value is %s.", value),
-			errhint("Leave the parameter out."));
-}
-
 /* A trigger interval is a fixed length of time, from 0 to a year. */
 void
 ib_check_trigger_interval(Interval *interval)
@@ -107,6 +97,36 @@ ib_check_retention(Interval *interval, bool closes)
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				errmsg("retention must not be negative"));
+}
+
+/* What happens to rows that make the query fail. */
+void
+ib_check_on_error(const char *on_error, bool tracks_lookups)
+{
+	bool		diverts = strcmp(on_error, "divert") == 0;
+
+	if (!diverts && strcmp(on_error, "stop") != 0)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("on_error \"%s\" does not exist", on_error),
+				errhint("It is 'stop' or 'divert'."));
+	if (diverts && tracks_lookups)
+		ereport(ERROR,
+				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				errmsg("on_error 'divert' cannot go with track_lookups"),
+				errdetail("A lookup row that changes can make rows fail that were counted before, and let rows pass that were diverted."),
+				errhint("Leave track_lookups out, or use on_error 'stop'."));
+}
+
+/* What happens when the place in the WAL is lost. */
+void
+ib_check_on_lost(const char *on_lost)
+{
+	if (strcmp(on_lost, "stop") != 0 && strcmp(on_lost, "rebuild") != 0)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("on_lost \"%s\" does not exist", on_lost),
+				errhint("It is 'stop' or 'rebuild'."));
 }
 
 /* The pipeline that a caller names and may change. */
@@ -207,6 +227,33 @@ alter_lateness(FunctionCallInfo fcinfo, int32 pipeline)
 					  SPI_OK_UPDATE, lengthof(types), types, values, nulls);
 }
 
+/* Change what errors, and a lost place in the WAL, do to a pipeline. */
+static void
+alter_answers(FunctionCallInfo fcinfo, int32 pipeline, bool tracks_lookups)
+{
+	enum
+	{
+		ON_ERROR = 5, ON_LOST
+	};
+	Oid			types[] = {INT4OID, TEXTOID, TEXTOID};
+	Datum		values[] = {Int32GetDatum(pipeline), PG_GETARG_DATUM(ON_ERROR), PG_GETARG_DATUM(ON_LOST)};
+	char		nulls[] = "   ";
+
+	if (!PG_ARGISNULL(ON_ERROR))
+		ib_check_on_error(text_to_cstring(PG_GETARG_TEXT_PP(ON_ERROR)), tracks_lookups);
+	else
+		nulls[1] = 'n';
+	if (!PG_ARGISNULL(ON_LOST))
+		ib_check_on_lost(text_to_cstring(PG_GETARG_TEXT_PP(ON_LOST)));
+	else
+		nulls[2] = 'n';
+	if (PG_ARGISNULL(ON_ERROR) && PG_ARGISNULL(ON_LOST))
+		return;
+	ib_change_catalog("UPDATE incbatch.pipeline SET on_error = coalesce($2, on_error),"
+					  " on_lost = coalesce($3, on_lost) WHERE id OPERATOR(pg_catalog.=) $1",
+					  SPI_OK_UPDATE, lengthof(types), types, values, nulls);
+}
+
 Datum
 ib_alter_pipeline(PG_FUNCTION_ARGS)
 {
@@ -233,6 +280,7 @@ ib_alter_pipeline(PG_FUNCTION_ARGS)
 		ib_check_retention(PG_GETARG_INTERVAL_P(4), closes);
 	if (!PG_ARGISNULL(2) || !PG_ARGISNULL(3) || !PG_ARGISNULL(4))
 		alter_lateness(fcinfo, pipeline);
+	alter_answers(fcinfo, pipeline, tracks_lookups);
 	if (!PG_ARGISNULL(1))
 	{
 		ib_check_trigger_interval(PG_GETARG_INTERVAL_P(1));

@@ -14,9 +14,10 @@
 
 /* functions.c: arguments and privileges, one statement on the catalog */
 extern void ib_refuse_null(FunctionCallInfo fcinfo, int arg, const char *name);
-extern void ib_refuse_parameter(const char *name, const char *value);
 extern void ib_check_trigger_interval(Interval *interval);
 extern void ib_check_lateness(Interval *interval, bool tracks_lookups);
+extern void ib_check_on_error(const char *on_error, bool tracks_lookups);
+extern void ib_check_on_lost(const char *on_lost);
 extern void ib_check_retention(Interval *interval, bool closes);
 extern int32 ib_own_pipeline(text *name, Oid *relation);
 extern bool ib_pipeline_closes(int32 pipeline, Oid *definition, AttrNumber *event_time,

@@ -24,6 +24,7 @@ int			ib_work_mem = 65536;
 int			ib_batch_history = 10000;
 bool		ib_log_batches = false;
 int			ib_event_time_ahead = 300;
+int			ib_max_failed_rows = 100;
 double		ib_cpu_hour_price = 0.05;
 
 void		_PG_init(void);
@@ -61,6 +62,11 @@ define_settings(void)
 							"Rows further ahead are folded in all the same, and counted as rows_ahead.",
 							&ib_event_time_ahead, ib_event_time_ahead, 0, INT_MAX / 2,
 							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("incbatch.max_failed_rows",
+							"How many rows of its source a path with on_error divert may leave out.",
+							"When more rows make the query fail, the pipeline stops as failed.",
+							&ib_max_failed_rows, ib_max_failed_rows, 1, 1000000,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomRealVariable("incbatch.cpu_hour_price",
 							 "What an hour of CPU costs, in any currency.",
 							 "incbatch.cost prices cadences with it.",

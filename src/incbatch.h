@@ -24,6 +24,7 @@ extern PGDLLIMPORT int ib_work_mem;
 extern PGDLLIMPORT int ib_batch_history;
 extern PGDLLIMPORT bool ib_log_batches;
 extern PGDLLIMPORT int ib_event_time_ahead;
+extern PGDLLIMPORT int ib_max_failed_rows;
 extern PGDLLIMPORT double ib_cpu_hour_price;
 
 /* hooks.c */

@@ -270,7 +270,8 @@ ib_inputs_are_whole(const IbPath *path)
 		if (input->split || input->batch->partitioned)
 			return false;
 	}
-	return !path->row->closes;
+	/* nor where rows were left out of it */
+	return !path->row->closes && path->divert == NULL;
 }
 
 /*

@@ -22,6 +22,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "watermark.h"
@@ -99,15 +100,21 @@ ib_late_offer(IbPath *path, LateRun *run)
 	ib_watermark_offer_times(WATERMARK_RELATION, type, names, times, lengthof(times));
 }
 
-/* The result of a statement, to be read when the run no longer is the owner. */
+/*
+ * A store for the result of a statement, to be read when the run no longer is
+ * the owner, nor in the subtransaction that it may be in (divert.c).
+ */
 static Tuplestorestate *
-run_for_later(const char *sql, int64 *rows)
+begin_for_later(void)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
-	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
+	ResourceOwner owner = CurrentResourceOwner;
+	Tuplestorestate *store;
 
+	CurrentResourceOwner = TopTransactionResourceOwner;
+	store = tuplestore_begin_heap(false, false, work_mem);
+	CurrentResourceOwner = owner;
 	MemoryContextSwitchTo(old);
-	*rows = ib_run_statement(sql, SPI_OK_SELECT, store);
 	return store;
 }
 
@@ -115,12 +122,25 @@ run_for_later(const char *sql, int64 *rows)
 static void
 find_windows(LateRun *run, const char *sql)
 {
-	int64		n;
-	Tuplestorestate *windows = run_for_later(sql, &n);
+	Tuplestorestate *windows = begin_for_later();
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 
 	run->windows = lappend(run->windows, windows);
 	MemoryContextSwitchTo(old);
+	ib_run_statement(sql, SPI_OK_SELECT, windows);
+}
+
+/* Take a run back to where it began: what it found is found anew. */
+void
+ib_late_restart(LateRun *run, const LateRun *begun)
+{
+	ListCell   *lc;
+
+	foreach(lc, run->windows)
+		tuplestore_end(lfirst(lc));
+	if (run->rows != NULL)
+		tuplestore_end(run->rows);
+	*run = *begun;
 }
 
 /* An event time, or one to compare it with; as times of its type compare. */
@@ -134,35 +154,6 @@ static int64
 comparable_time(Oid type, Timestamp time)
 {
 	return comparable(type, ib_watermark_time_datum(type, time));
-}
-
-static TupleDesc
-candidates_descriptor(const Batch *batch)
-{
-	int			natts = batch->desc->natts;
-	TupleDesc	desc = CreateTemplateTupleDesc(natts + 1);
-
-	for (int i = 1; i <= natts; i++)
-		TupleDescCopyEntry(desc, i, batch->desc, i);
-	TupleDescInitEntry(desc, natts + 1, CANDIDATE_NUMBER, INT8OID, -1, 0);
-	return desc;
-}
-
-static void
-put_candidate(Tuplestorestate *candidates, TupleDesc desc, TupleTableSlot *slot, int64 number)
-{
-	int			natts = desc->natts;
-	Datum	   *values = palloc(sizeof(Datum) * natts);
-	bool	   *nulls = palloc(sizeof(bool) * natts);
-
-	slot_getallattrs(slot);
-	memcpy(values, slot->tts_values, sizeof(Datum) * (natts - 1));
-	memcpy(nulls, slot->tts_isnull, sizeof(bool) * (natts - 1));
-	values[natts - 1] = Int64GetDatum(number);
-	nulls[natts - 1] = false;
-	tuplestore_putvalues(candidates, desc, values, nulls);
-	pfree(values);
-	pfree(nulls);
 }
 
 /*
@@ -193,14 +184,12 @@ survey(const Batch *batch, AttrNumber event_time, LateRun *run,
 			continue;
 		if (time < closed)
 		{
-			put_candidate(candidates, desc, slot, number);
+			ib_batch_put_numbered(candidates, desc, slot, number);
 			found++;
 		}
 		if (time <= largest)
 			continue;
-		added = batch->negatives == 0 ||
-			slot_attisnull(slot, batch->desc->natts) ||
-			DatumGetInt32(slot_getattr(slot, batch->desc->natts, &isnull)) > 0;
+		added = batch->negatives == 0 || ib_batch_adds(batch, slot);
 		if (added && time > ahead)
 			run->rows_ahead++;
 		else if (added)
@@ -223,7 +212,7 @@ ib_late_survey(IbPath *path, LateRun *run)
 {
 	LateStatements *late = path->statements->late;
 	Batch	   *batch = ib_inputs_source(path);
-	TupleDesc	desc = candidates_descriptor(batch);
+	TupleDesc	desc = ib_batch_numbered_descriptor(batch);
 	Tuplestorestate *candidates = tuplestore_begin_heap(false, false, work_mem);
 	int64		found = survey(batch, path->row->event_time, run, candidates, desc);
 
@@ -231,7 +220,8 @@ ib_late_survey(IbPath *path, LateRun *run)
 	{
 		ib_offer_relation(CANDIDATES_RELATION, InvalidOid, desc, candidates, found);
 		run->used = run->mark.shown;
-		run->rows = run_for_later(late->rows, &run->rows_late);
+		run->rows = begin_for_later();
+		run->rows_late = ib_run_statement(late->rows, SPI_OK_SELECT, run->rows);
 		if (run->rows_late > 0 && path->row->late_policy != LATE_APPLY)
 			find_windows(run, late->windows);
 		SPI_unregister_relation(CANDIDATES_RELATION);
@@ -339,15 +329,6 @@ store_watermark(int32 path, const Watermark *mark)
 		   SPI_OK_INSERT, lengthof(types), types, values, NULL);
 }
 
-/* The transaction that a change of the batch belongs to. */
-static const BatchTransaction *
-transaction_of(const Batch *batch, int64 number, int *transaction, int64 *last)
-{
-	while (number > *last)
-		*last += batch->transactions[++(*transaction)].rows;
-	return &batch->transactions[*transaction];
-}
-
 /* Late changes, each with the commit that made it, in the order of the batch. */
 static Tuplestorestate *
 with_commits(const Batch *batch, Tuplestorestate *rows, TupleDesc desc)
@@ -371,7 +352,7 @@ with_commits(const Batch *batch, Tuplestorestate *rows, TupleDesc desc)
 
 		CHECK_FOR_INTERRUPTS();
 		slot_getallattrs(slot);
-		commit = transaction_of(batch, DatumGetInt64(slot->tts_values[0]), &transaction, &last);
+		commit = ib_batch_transaction_of(batch, DatumGetInt64(slot->tts_values[0]), &transaction, &last);
 		for (int i = 0; i < 3; i++)
 		{
 			values[i] = slot->tts_values[i + 1];

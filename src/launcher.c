@@ -180,6 +180,7 @@ tend(DatabaseEntry *entry, Attempt *attempt)
 	int64		now = ib_monotonic_usecs();
 	Oid			database = InvalidOid;
 	long		lived_ms;
+	bool		cured;
 
 	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
 	if (attempt->database != entry->database)
@@ -206,6 +207,9 @@ tend(DatabaseEntry *entry, Attempt *attempt)
 	if (!OidIsValid(database))
 		return entry->starting || entry->held_by != 0 ? RESTART_FIRST_MS : -1;
 
+	cured = pg_atomic_read_u32(&entry->cured) != 0;
+	if (cured)
+		attempt->delay_ms = Min(attempt->delay_ms, RESTART_FIRST_MS);
 	if (attempt->started_at != 0 && lived_ms < attempt->delay_ms)
 		return attempt->delay_ms - lived_ms;
 
@@ -217,7 +221,8 @@ tend(DatabaseEntry *entry, Attempt *attempt)
 		return -1;
 	}
 
-	if (attempt->started_at == 0 || lived_ms > HEALTHY_LIFE_MS)
+	pg_atomic_write_u32(&entry->cured, 0);
+	if (attempt->started_at == 0 || lived_ms > HEALTHY_LIFE_MS || cured)
 		attempt->delay_ms = RESTART_FIRST_MS;
 	else
 		attempt->delay_ms = Min(attempt->delay_ms * 2, RESTART_LAST_MS);

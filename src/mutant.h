@@ -70,8 +70,14 @@ enum IbMutant
 
 	/* exactly once */
 	MUTANT_ROW_LSN = 42,		/* 155_transactions: a transaction is where its first row is */
-	MUTANT_UNFLUSHED = 43,		/* 020_crash: the slot is confirmed for what may be lost */
+	MUTANT_UNFLUSHED = 43,		/* 155_transactions: the slot is confirmed for what may be lost */
 	MUTANT_OWN_WRITES = 44,		/* 155_transactions: the worker decodes what it writes */
+
+	/* rows that make the query fail */
+	MUTANT_DIVERT_CANCEL = 45,	/* failed_rows: the deletion of a row that is left out counts */
+	MUTANT_DIVERT_SOURCE = 46,	/* failed_rows: groups that are evaluated again have it */
+	MUTANT_DEATHS = 47,			/* 160_poison: nobody knows what the worker died of */
+	MUTANT_VERIFY_INSTANT = 48, /* 210_divergence: verify reads a frontier that is newer than the rows */
 };
 
 #ifdef INCBATCH_MUTANT

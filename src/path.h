@@ -55,6 +55,7 @@ typedef struct IbPath
 	MemoryContext context;		/* what the row points to; reset at each reload */
 	PathEntry  *shared;
 	List	   *inputs;			/* of PathInput, the source first; NIL: not collecting */
+	struct DivertRun *divert;	/* in a run: rows that are left out, or NULL */
 	PathStatements *statements; /* NULL: to be made */
 	XLogRecPtr	stored_lsn;		/* frontier as the catalog has it */
 	XLogRecPtr	stored_commit;	/* end of the commit that stored it */

@@ -22,6 +22,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "deaths.h"
 #include "decode.h"
 #include "worker.h"
 
@@ -204,6 +205,17 @@ is_shown_by_a_path(PathEntry *entry)
 	return false;
 }
 
+/* The worker died of some: they come last, so that the others get ahead. */
+static int
+compare_deaths(const ListCell *a, const ListCell *b)
+{
+	const PathRow *x = ((IbPath *) lfirst(a))->row;
+	const PathRow *y = ((IbPath *) lfirst(b))->row;
+	int			difference = ib_deaths_of(x->path) - ib_deaths_of(y->path);
+
+	return difference != 0 ? difference : x->path - y->path;
+}
+
 /* Read the catalog.  False: there is no pipeline in this database. */
 bool
 ib_paths_load(void)
@@ -240,6 +252,7 @@ ib_paths_load(void)
 			ib_path_lose_place(path, "what it contains is not known, as after a restore");
 	}
 	ib_path_entries_free_others(is_shown_by_a_path);
+	list_sort(ib_paths, compare_deaths);
 	return ib_paths != NIL;
 }
 
@@ -316,11 +329,20 @@ change_state(IbPath *path, PathState state, const char *error)
 	ConditionVariableBroadcast(&path->shared->moved);
 }
 
+/* A path must be rebuilt; what the user reads of it. */
+static void
+need_rebuild(IbPath *path, const char *reason)
+{
+	change_state(path, PATH_NEEDS_REBUILD,
+				 psprintf(path->row->rebuilds ?
+						  "%s; it is rebuilt by itself, or at once by incbatch.rebuild_pipeline" :
+						  "%s; run incbatch.rebuild_pipeline", reason));
+}
+
 void
 ib_path_lose_place(IbPath *path, const char *reason)
 {
-	change_state(path, PATH_NEEDS_REBUILD,
-				 psprintf("%s; run incbatch.rebuild_pipeline", reason));
+	need_rebuild(path, reason);
 	ereport(LOG,
 			errmsg("incbatch pipeline %d needs a rebuild: %s",
 				   path->row->pipeline, reason));
@@ -346,8 +368,7 @@ ib_paths_lose_place(List *paths, const char *reason)
 		IbPath	   *path = lfirst(lc);
 
 		appendStringInfo(&pipelines, "%s%d", pipelines.len > 0 ? ", " : "", path->row->pipeline);
-		change_state(path, PATH_NEEDS_REBUILD,
-					 psprintf("%s; run incbatch.rebuild_pipeline", reason));
+		need_rebuild(path, reason);
 	}
 	ereport(LOG,
 			errmsg("incbatch pipelines %s need a rebuild: %s", pipelines.data, reason));
@@ -359,6 +380,69 @@ ib_too_much_wal(void)
 {
 	return psprintf("it held more WAL than incbatch.max_retained_wal (%d MB)",
 					ib_max_retained_wal);
+}
+
+/*
+ * Rebuild what has lost its place and wants that.  Not in a loop: the first
+ * time at once, then, within an hour, ever later.
+ */
+void
+ib_paths_rebuild_lost(void)
+{
+	ListCell   *lc;
+
+	if (wal_level < WAL_LEVEL_LOGICAL)
+		return;
+	foreach(lc, ib_paths)
+	{
+		IbPath	   *path = lfirst(lc);
+
+		if (path->row->state != PATH_NEEDS_REBUILD || !path->row->rebuilds ||
+			path->row->paused || path->row->rebuild_at > GetCurrentTimestamp())
+			continue;
+		ib_begin_catalog("beginning a rebuild");
+		if (ib_catalog_begin_rebuild(path->row->path))
+			ereport(LOG,
+					errmsg("incbatch pipeline %d is rebuilt, for its place in the WAL was lost",
+						   path->row->pipeline));
+		ib_commit();
+		/* what it is now is in the catalog */
+		known_generation = pg_atomic_read_u32(&ib_worker->generation) - 1;
+	}
+}
+
+/* Nothing more is to be feared of a path that the worker may have died of. */
+void
+ib_path_survived(IbPath *path)
+{
+	if (ib_deaths_of(path->row->path) == 0)
+		return;
+	ib_deaths_forget(path->row->path);
+	pg_atomic_write_u32(&ib_worker->cured, 1);
+}
+
+/* Take paths out of service of which the worker died again and again. */
+void
+ib_paths_stop_deadly(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, ib_paths)
+	{
+		IbPath	   *path = lfirst(lc);
+		int			deaths = ib_deaths_of(path->row->path);
+
+		if (deaths < IB_MAX_DEATHS || !ib_path_collects(path->row))
+			continue;
+		ereport(LOG,
+				errmsg("incbatch pipeline %d is stopped: the worker ended %d times in a row while it worked for it",
+					   path->row->pipeline, deaths));
+		change_state(path, PATH_FAILED,
+					 psprintf("the worker ended %d times in a row while it worked for this pipeline, so its query may crash or end the process; when the cause is gone, run incbatch.resume_pipeline",
+							  deaths));
+		ib_path_survived(path);
+		(void) ib_notify_changes(true);
+	}
 }
 
 /* ----------------------------------------------------------------
@@ -434,8 +518,8 @@ log_failure(IbPath *path, const char *run, TimestampTz started_at, const char *e
 /*
  * Called in the handler of an error of this path: note it in the catalog, so
  * that the path stops and the others go on.  In a new process, but if the path
- * was only being prepared, which leaves nothing behind, or in the way of a lock.  "run" is NULL if it was
- * not running.
+ * was only being prepared, which leaves nothing behind, or in the way of a lock.
+ * "run" is NULL if it was not running.
  */
 void
 ib_path_fail(IbPath *path, bool fresh_statements, const char *run,
@@ -449,8 +533,13 @@ ib_path_fail(IbPath *path, bool fresh_statements, const char *run,
 	MemoryContextSwitchTo(path->context);
 	ib_backfill_unwatch();
 	if (ib_decode_busy())
+	{
+		ib_deaths_leave();
 		PG_RE_THROW();
+	}
 	error = CopyErrorData();
+	if (error->sqlerrcode != ERRCODE_OUT_OF_MEMORY)
+		ib_deaths_leave();
 	cut_short &= error->sqlerrcode == ERRCODE_QUERY_CANCELED;
 	if (!cut_short && (!is_lock_failure(error->sqlerrcode) || path->lock_tries == 0))
 		EmitErrorReport();
@@ -494,6 +583,7 @@ ib_path_fail(IbPath *path, bool fresh_statements, const char *run,
 		if (run != NULL)
 			log_failure(path, run, started_at, error->message);
 		(void) ib_notify_changes(true);
+		pg_atomic_write_u32(&ib_worker->cured, 1);
 	}
 	MemoryContextSwitchTo(TopMemoryContext);
 	if (!own || !path->preparing)

@@ -445,6 +445,20 @@ batch_column_names(Oid source, int batch_columns)
 	return lappend(names, makeString(BATCH_WEIGHT));
 }
 
+/* The source's columns that a batch has, each after the qualifier. */
+char *
+ib_query_needed_columns(PipelineQuery *pq, const char *qualifier)
+{
+	StringInfoData text;
+	int			attnum = -1;
+
+	initStringInfo(&text);
+	while ((attnum = bms_next_member(pq->needed, attnum)) >= 0)
+		appendStringInfo(&text, "%s%s%s", text.len ? ", " : "", qualifier,
+						 quote_identifier(get_attname(pq->source, attnum, false)));
+	return text.data;
+}
+
 /* An expression over a range table, as SQL. */
 char *
 ib_query_expression(List *rtable, Node *expr)
@@ -665,6 +679,22 @@ ib_query_rows_text(PipelineQuery *pq, bool from_batch, int batch_columns)
 	if (pq->changed == NULL)
 		return ib_query_rows_of(pq, list_make1(&source), 1);
 	return ib_lookups_rows_text(pq, batch_columns);
+}
+
+/* The query itself, over a batch in the place of its source. */
+char *
+ib_query_over_batch(PipelineQuery *pq, int batch_columns)
+{
+	Query	   *query = copyObject(pq->query);
+	StandIn		source = {
+		.index = pq->source_index,
+		.relid = pq->source,
+		.name = BATCH_RELATION,
+		.columns = batch_columns,
+	};
+
+	ib_query_replace(ib_query_source_query(pq, query), &source);
+	return pg_get_querydef(query, false);
 }
 
 typedef struct StateContext

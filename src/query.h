@@ -22,6 +22,7 @@
 /* Names by which the statements know what apply.c gives them. */
 #define BATCH_RELATION "incbatch_batch"
 #define BATCH_WEIGHT "incbatch_weight"
+#define BATCH_NUMBER "incbatch_number"
 #define DELTA_RELATION "incbatch_delta"
 #define TOUCHED_RELATION "incbatch_touched"
 #define AFFECTED_RELATION "incbatch_affected"
@@ -174,11 +175,13 @@ typedef struct PipelineQuery
 extern PipelineQuery *ib_query_analyze(Query *query);
 extern Query *ib_query_of_view(Oid view);
 extern char *ib_query_view_text(PipelineQuery *pq, const char *state_table);
+extern char *ib_query_over_batch(PipelineQuery *pq, int batch_columns);
 extern char *ib_query_rows_text(PipelineQuery *pq, bool from_batch,
 								int batch_columns);
 extern Query *ib_query_ungrouped(PipelineQuery *pq);
 extern char *ib_query_rows_of(PipelineQuery *pq, List *stand_ins, int sign);
 extern void ib_query_replace(Query *query, const StandIn *stand_in);
+extern char *ib_query_needed_columns(PipelineQuery *pq, const char *qualifier);
 extern char *ib_query_relation_name(Oid relid);
 extern char *ib_query_operator(Oid opno);
 extern char *ib_query_type(Oid type, int32 typmod, Oid collation);
@@ -236,7 +239,8 @@ extern char *ib_delta_key_list(PipelineQuery *pq, const char *qualifier);
 /* recompute.c */
 extern char *ib_recompute_times(PipelineQuery *pq);
 extern char *ib_recompute(PipelineQuery *pq, const char *state_table,
-						  const Bitmapset *nulls, const char *times);
+						  const Bitmapset *nulls, const char *times,
+						  const char *present, int batch_columns);
 extern char *ib_recompute_remove(PipelineQuery *pq, const char *state_table,
 								 const Bitmapset *nulls);
 

@@ -121,11 +121,11 @@ same_group(List *keys, const char *left, const char *right,
  */
 static char *
 evaluate_groups(PipelineQuery *pq, GroupingSetRows *set, const char *source_rows,
-				const Bitmapset *nulls, const char *times)
+				const Bitmapset *nulls, const char *times, bool from_batch)
 {
 	List	   *keys = set ? set->keys : pq->keys;
 	KeyColumn  *window = window_key(pq);
-	bool		by_time = window != NULL && list_member_ptr(keys, window);
+	bool		by_time = window != NULL && !from_batch && list_member_ptr(keys, window);
 	StringInfoData text;
 	StringInfoData rows;
 	StringInfoData group_by;
@@ -162,7 +162,7 @@ evaluate_groups(PipelineQuery *pq, GroupingSetRows *set, const char *source_rows
 		appendStringInfoString(&rows, " ORDER BY ");
 		foreach(lc, keys)
 			appendStringInfo(&rows, "t.%s, ", quote_identifier(((KeyColumn *) lfirst(lc))->name));
-		appendStringInfoString(&rows, "t." INPUT_TABLE ", t." INPUT_ROW);
+		appendStringInfoString(&rows, from_batch ? "t." INPUT_WEIGHT : "t." INPUT_TABLE ", t." INPUT_ROW);
 	}
 
 	appendStringInfo(&text, "SELECT %s", group_by.data);
@@ -189,12 +189,17 @@ has_groups(PipelineQuery *pq, GroupingSetRows *set, const Bitmapset *nulls)
 	return true;
 }
 
-/* Evaluate the touched groups whose keys "nulls", and only they, are NULL. */
+/*
+ * Evaluate the touched groups whose keys "nulls", and only they, are NULL.
+ * "present" is how the statement has to begin if it reads the source without
+ * some of its rows, as a batch of so many columns (divert.c); or NULL.
+ */
 char *
 ib_recompute(PipelineQuery *pq, const char *state_table, const Bitmapset *nulls,
-			 const char *times)
+			 const char *times, const char *present, int batch_columns)
 {
-	char	   *rows = ib_query_rows_text(pq, false, 0);
+	bool		from_batch = present != NULL;
+	char	   *rows = ib_query_rows_text(pq, from_batch, batch_columns);
 	StringInfoData text;
 	StringInfoData updates;
 	const char *separator = "";
@@ -202,7 +207,8 @@ ib_recompute(PipelineQuery *pq, const char *state_table, const Bitmapset *nulls,
 
 	initStringInfo(&text);
 	initStringInfo(&updates);
-	appendStringInfo(&text, "INSERT INTO %s (%s", state_table, ib_delta_key_list(pq, ""));
+	appendStringInfo(&text, "%sINSERT INTO %s (%s", from_batch ? present : "", state_table,
+					 ib_delta_key_list(pq, ""));
 	foreach(lc, pq->state)
 	{
 		StateColumn *column = lfirst(lc);
@@ -213,13 +219,13 @@ ib_recompute(PipelineQuery *pq, const char *state_table, const Bitmapset *nulls,
 	}
 	appendStringInfoString(&text, ") ");
 	if (pq->sets == NIL)
-		appendStringInfoString(&text, evaluate_groups(pq, NULL, rows, nulls, times));
+		appendStringInfoString(&text, evaluate_groups(pq, NULL, rows, nulls, times, from_batch));
 	foreach(lc, pq->sets)
 	{
 		if (!has_groups(pq, lfirst(lc), nulls))
 			continue;
 		appendStringInfo(&text, "%s(%s)", separator,
-						 evaluate_groups(pq, lfirst(lc), rows, nulls, times));
+						 evaluate_groups(pq, lfirst(lc), rows, nulls, times, from_batch));
 		separator = " UNION ALL ";
 	}
 	appendStringInfo(&text, " ON CONFLICT (%s) DO UPDATE SET %s RETURNING %s",

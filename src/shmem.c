@@ -92,6 +92,7 @@ static void
 init_database_entry(DatabaseEntry *entry)
 {
 	memset(entry, 0, sizeof(*entry));
+	pg_atomic_init_u32(&entry->cured, 0);
 	pg_atomic_init_u32(&entry->generation, 0);
 	pg_atomic_init_u32(&entry->wake_on_commit, 0);
 	pg_atomic_init_u32(&entry->state, WORKER_STARTING);

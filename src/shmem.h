@@ -71,6 +71,7 @@ typedef struct DatabaseEntry
 	uint32		ndeaths;		/* how often a worker ended that should not have */
 	int64		deaths[WORKER_DEATHS];	/* when; a ring */
 	char		last_error[WORKER_ERROR_LENGTH];	/* why the last one ended */
+	pg_atomic_uint32 cured;		/* what ended the workers before is gone */
 
 	pg_atomic_uint32 generation;	/* bumped when pipelines change */
 	pg_atomic_uint32 wake_on_commit;	/* the worker wants commits to wake it */

@@ -16,6 +16,7 @@
  */
 #include "incbatch.h"
 
+#include "access/table.h"
 #include "access/transam.h"
 #include "access/xact.h"
 #include "executor/spi.h"
@@ -33,10 +34,12 @@
 #include "nodes/nodeFuncs.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/typcache.h"
 
 #include "catalog.h"
+#include "divert.h"
 #include "functions.h"
 #include "path.h"
 #include "query.h"
@@ -173,6 +176,21 @@ read_rows(Subject *subject, const char *rows, const char *condition, Snapshot sn
 		elog(ERROR, "could not register %s", name);
 }
 
+/* Read rows as the owner of a state table, as views would. */
+static void
+read_as_owner(Subject *subject, Oid table, const char *rows, const char *condition,
+			  Snapshot snapshot, const char *name)
+{
+	Oid			save_userid;
+	int			save_context;
+
+	GetUserIdAndSecContext(&save_userid, &save_context);
+	SetUserIdAndSecContext(ib_relation_owner(table),
+						   save_context | SECURITY_RESTRICTED_OPERATION);
+	read_rows(subject, rows, condition, snapshot, name);
+	SetUserIdAndSecContext(save_userid, save_context);
+}
+
 /*
  * The aggregate as a path has it: what the pipeline's view makes of a state
  * table.  Whoever may read that view may read this.
@@ -180,16 +198,9 @@ read_rows(Subject *subject, const char *rows, const char *condition, Snapshot sn
 static void
 read_aggregate(Subject *subject, Oid table, const char *condition, Snapshot snapshot)
 {
-	char	   *rows = psprintf("(%s)", ib_query_view_text(subject->query,
-														   ib_query_relation_name(table)));
-	Oid			save_userid;
-	int			save_context;
-
-	GetUserIdAndSecContext(&save_userid, &save_context);
-	SetUserIdAndSecContext(ib_relation_owner(table),
-						   save_context | SECURITY_RESTRICTED_OPERATION);
-	read_rows(subject, rows, condition, snapshot, AGGREGATE_RELATION);
-	SetUserIdAndSecContext(save_userid, save_context);
+	read_as_owner(subject, table, psprintf("(%s)", ib_query_view_text(subject->query,
+																	  ib_query_relation_name(table))),
+				  condition, snapshot, AGGREGATE_RELATION);
 }
 
 /* The output columns that identify a group, as the arguments of a function. */
@@ -271,6 +282,41 @@ can_read_at(const Frontier *frontier, Snapshot snapshot)
 	return frontier->aligned && !TransactionIdPrecedes(snapshot->xmin, TransactionXmin);
 }
 
+/*
+ * The batch query over the source without the rows that a path leaves out, for
+ * these make it fail; NULL: there are none.  Read under the active snapshot,
+ * which is that of the aggregate.
+ */
+static char *
+query_without_failed_rows(Subject *subject, int32 path)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	List	   *images = NIL;
+	Relation	source;
+	int			columns;
+
+	if (SPI_execute(psprintf("SELECT image FROM incbatch.failed_row WHERE left_out AND path OPERATOR(pg_catalog.=) %d",
+							 path), true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read incbatch.failed_row");
+	if (SPI_processed == 0)
+		return NULL;
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		MemoryContextSwitchTo(caller);
+		images = lappend(images, SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1));
+	}
+	ib_divert_offer_images(images);
+	ereport(NOTICE,
+			errmsg("%d rows that make the query fail are left out on both sides", list_length(images)),
+			errdetail("The query itself fails while the source has them."),
+			errhint("TABLE incbatch.failed_rows shows them."));
+	source = table_open(subject->query->source, AccessShareLock);
+	columns = RelationGetNumberOfAttributes(source) + 1;
+	table_close(source, NoLock);
+	return psprintf("(%s SELECT * FROM (%s) q)", ib_divert_present_text(subject->query),
+					ib_query_over_batch(subject->query, columns));
+}
+
 /* Read both sides for a path.  False: refresh again. */
 static bool
 read_both(Subject *subject, int32 path, Oid table)
@@ -280,22 +326,28 @@ read_both(Subject *subject, int32 path, Oid table)
 	Frontier	frontier = {0};
 	bool		can_read;
 	char	   *condition = "true";
+	char	   *without = NULL;
 	CatalogScope catalog;
 
 	PushActiveSnapshot(now);
 	ib_catalog_become_owner(&catalog);
-	if (ib_catalog_fetch_frontier(path, &frontier))
+	if (ib_catalog_fetch_frontier(path, MUTANT(VERIFY_INSTANT) ? InvalidSnapshot : now, &frontier))
 		then = ib_frontier_mvcc_snapshot(frontier.snapshot);
 	can_read = then != NULL && can_read_at(&frontier, then);
 	if (can_read && subject->event_time != InvalidAttrNumber)
 		condition = compared_windows(subject, path);
+	if (can_read)
+		without = query_without_failed_rows(subject, path);
 	ib_catalog_become_caller(&catalog);
 	PopActiveSnapshot();
 	if (can_read)
 	{
 		read_aggregate(subject, table, condition, now);
-		read_rows(subject, ib_query_relation_name(subject->definition), condition,
-				  then, BATCH_RESULT_RELATION);
+		if (without != NULL)
+			read_as_owner(subject, table, without, condition, then, BATCH_RESULT_RELATION);
+		else
+			read_rows(subject, ib_query_relation_name(subject->definition), condition,
+					  then, BATCH_RESULT_RELATION);
 	}
 	UnregisterSnapshot(now);
 	return can_read;

@@ -264,20 +264,6 @@ ib_watermark_cuts(PipelineQuery *pq, AttrNumber event_time)
  * ----------------------------------------------------------------
  */
 
-/* The source's columns that a batch has, each after the qualifier. */
-static char *
-batch_columns_list(PipelineQuery *pq, const char *qualifier)
-{
-	StringInfoData text;
-	int			attnum = -1;
-
-	initStringInfo(&text);
-	while ((attnum = bms_next_member(pq->needed, attnum)) >= 0)
-		appendStringInfo(&text, "%s%s%s", text.len ? ", " : "", qualifier,
-						 quote_identifier(get_attname(pq->source, attnum, false)));
-	return text.data;
-}
-
 /*
  * The late changes of a batch, with their number in it, among the candidates.
  * Rows of the query know the change that they come from by the batch's last
@@ -289,15 +275,15 @@ late_rows(PipelineQuery *pq, const char *event_time, const char *past,
 {
 	char	   *row = policy != LATE_DIVERT ? "NULL::pg_catalog.jsonb" :
 		psprintf("(SELECT pg_catalog.to_jsonb(r) FROM (SELECT %s) r)",
-				 batch_columns_list(pq, "b."));
+				 ib_query_needed_columns(pq, "b."));
 
 	return psprintf("WITH " BATCH_RELATION " AS MATERIALIZED (SELECT %s, coalesce(" BATCH_WEIGHT ", 1) AS " LATE_SIGN
-					", " CANDIDATE_NUMBER " AS " BATCH_WEIGHT " FROM " CANDIDATES_RELATION "),"
+					", " BATCH_NUMBER " AS " BATCH_WEIGHT " FROM " CANDIDATES_RELATION "),"
 					" late AS (SELECT DISTINCT t." INPUT_WEIGHT " AS number FROM (%s) t WHERE %s)"
 					" SELECT b." BATCH_WEIGHT ", b.%s::pg_catalog.timestamptz,"
 					" CASE WHEN b." LATE_SIGN " > 0 THEN 'insert' ELSE 'delete' END, %s"
 					" FROM " BATCH_RELATION " b WHERE b." BATCH_WEIGHT " IN (SELECT number FROM late) ORDER BY 1",
-					batch_columns_list(pq, ""),
+					ib_query_needed_columns(pq, ""),
 					ib_query_rows_text(pq, true, batch_columns), past, event_time, row);
 }
 
@@ -363,7 +349,7 @@ ib_watermark_statements(IbPath *path, PipelineQuery *pq, const char *state_table
 	left_out = ib_watermark_past(pq, column, "t.", false, WATERMARK_RELATION, LEFT_OUT);
 	removed = ib_watermark_past(pq, column, "", false, REMOVAL_RELATION, REMOVED);
 	rows = psprintf("(WITH " BATCH_RELATION " AS (SELECT %s, " BATCH_WEIGHT " FROM " CANDIDATES_RELATION ") %s)",
-					batch_columns_list(pq, ""),
+					ib_query_needed_columns(pq, ""),
 					ib_query_rows_text(pq, true, batch_columns));
 
 	late->type = get_atttype(pq->source, column);

@@ -13,7 +13,6 @@
  * a late one must, with their number in the batch.
  */
 #define CANDIDATES_RELATION "incbatch_candidates"
-#define CANDIDATE_NUMBER "incbatch_number"
 
 /* Other relations that the statements read; each has one row. */
 #define WATERMARK_RELATION "incbatch_watermark"
@@ -86,5 +85,6 @@ extern void ib_late_survey_source(IbPath *path, LateRun *run);
 extern void ib_late_truncate(IbPath *path, LateRun *run);
 extern void ib_late_advance(IbPath *path, LateRun *run);
 extern void ib_late_store(IbPath *path, LateRun *run);
+extern void ib_late_restart(LateRun *run, const LateRun *begun);
 
 #endif							/* IB_WATERMARK_H */

@@ -41,6 +41,7 @@
 #include "utils/syscache.h"
 #include "utils/wait_event.h"
 
+#include "deaths.h"
 #include "decode.h"
 #include "meter.h"
 #include "source.h"
@@ -276,6 +277,7 @@ start_collecting(IbPath *path)
 	PG_TRY();
 	{
 		ib_activity(ACTIVITY_PREPARING, path->row->path, NULL);
+		ib_deaths_enter(path->row->path);
 		ib_begin();
 		ib_limit_lock_waits();
 		path->writes = path->row->definition;
@@ -283,6 +285,7 @@ start_collecting(IbPath *path)
 		if (ib_lock_sources(path, true))
 			ib_path_prepare(path);
 		ib_commit();
+		ib_deaths_leave();
 	}
 	PG_CATCH();
 	{
@@ -521,6 +524,7 @@ run_path(IbPath *path, const char *reason, bool store)
 
 	ib_activity(path->row->state == PATH_RUNNING ? ACTIVITY_FOLDING : ACTIVITY_BACKFILLING,
 				path->row->path, NULL);
+	ib_deaths_enter(path->row->path);
 	PG_TRY();
 	{
 		if (path->row->state == PATH_RUNNING)
@@ -539,6 +543,9 @@ run_path(IbPath *path, const char *reason, bool store)
 	}
 	PG_END_TRY();
 
+	ib_deaths_leave();
+	if (done)
+		ib_path_survived(path);
 	if (done && path->statements != NULL)
 		path->statements->proven = true;
 	if (ib_inputs_lost(path))
@@ -578,7 +585,9 @@ copy_path(IbPath *path, IbPath *sibling)
 	ib_activity(ACTIVITY_COPYING, path->row->path, NULL);
 	PG_TRY();
 	{
+		ib_deaths_enter(path->row->path);
 		done = ib_path_copy(path, sibling);
+		ib_deaths_leave();
 	}
 	PG_CATCH();
 	{
@@ -721,6 +730,7 @@ start_round(void)
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
 	}
+	ib_paths_rebuild_lost();
 }
 
 /* Without a slot, for nobody needs one: until pipelines change. */
@@ -797,6 +807,8 @@ ib_worker_main(Datum arg)
 	ib_slot_init_worker();
 	ib_backfill_init();
 	ib_paths_init();
+	ib_deaths_init(database);
+	ib_collect_init();
 	MemoryContextSwitchTo(TopMemoryContext);
 
 	ib_activity_obsolete_if(ib_paths_are_current);
@@ -805,9 +817,13 @@ ib_worker_main(Datum arg)
 		if (!ib_paths_load())
 		{
 			if (retire())
+			{
+				ib_deaths_remove();
 				break;
+			}
 			continue;
 		}
+		ib_paths_stop_deadly();
 		attach_slot();
 		if (ib_paths_need_slot())
 			work();

@@ -42,6 +42,9 @@ extern IbPath *ib_path_sibling_to_copy(const IbPath *path);
 extern bool ib_paths_need_slot(void);
 extern void ib_path_got_locks(IbPath *path);
 extern void ib_path_lose_place(IbPath *path, const char *reason);
+extern void ib_paths_rebuild_lost(void);
+extern void ib_paths_stop_deadly(void);
+extern void ib_path_survived(IbPath *path);
 extern void ib_paths_lose_place(List *paths, const char *reason);
 extern char *ib_too_much_wal(void);
 extern void ib_path_fail(IbPath *path, bool fresh_statements, const char *run,

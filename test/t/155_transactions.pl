@@ -2,6 +2,8 @@
 # The unit is the transaction, whatever its shape, and whatever crashes.
 #
 # Numbers are those of test/HAZARDS.md.
+# - 3: the server stops at the moment when the slot's new position has been saved,
+#   while nobody flushes commits that do not ask for it.
 # - 4: a COPY of very many rows, which share few positions in the WAL: the worker
 #   is killed at a random one of them, by turns while the COPY is under way and
 #   when it has committed.
@@ -44,9 +46,11 @@ CREATE TABLE shop.measure (value int);
 ALTER TABLE shop.measure REPLICA IDENTITY FULL});
 $query{'shop.shelves'} = 'SELECT shelf, count(*) AS items, sum(quantity) AS quantity, max(quantity) AS most FROM shop.stock GROUP BY shelf';
 $query{'shop.digits'} = 'SELECT value % 10 AS digit, count(*) AS n, sum(value) AS total FROM shop.measure GROUP BY 1';
+$query{visits} = 'SELECT page, count(*) AS visits FROM visit GROUP BY page';
 create_pipeline($node, 'postgres', $_, $query{$_}, trigger_interval => '0') foreach 'shop.shelves', 'shop.digits';
 are_exact($node, 'postgres', [ 'shop.shelves', 'shop.digits' ], 'to begin with');
 
+unflushed();
 copies();
 prepared();
 own_writes();
@@ -54,6 +58,49 @@ many_pipelines();
 
 $node->stop;
 done_testing();
+
+# ---------------------------------------------------------------------------
+# 3: confirmed before flushed
+
+# On a server of its own: whatever else is written might flush the commit.
+sub unflushed
+{
+	my $lazy = new_node(
+		'lazy',
+		fsync                    => 'off',
+		synchronous_commit       => 'off',
+		wal_writer_delay         => '10s',
+		wal_writer_flush_after   => '1GB',
+		autovacuum               => 'off',
+		'incbatch.batch_history' => 0);
+
+  SKIP:
+	{
+		skip 'this build has no fault points', 2 * $loops unless $has_faults;
+		$lazy->start;
+		open_faults($lazy);
+		create_extension($lazy, 'postgres');
+		$lazy->safe_psql('postgres', 'CREATE TABLE visit (page int)');
+		create_pipeline($lazy, 'postgres', 'visits', $query{visits}, trigger_interval => '0', append_only => 'true');
+		wait_for_state($lazy, 'postgres', 'visits', 'running');
+		foreach my $loop (1 .. $loops)
+		{
+			my $offset = -s $lazy->logfile;
+
+			# its record lets the slot move on, and when it does it is saved
+			$lazy->safe_psql('postgres', 'CHECKPOINT');
+			arm($lazy, 'after_confirm:wait');
+			$lazy->safe_psql('postgres', "INSERT INTO visit SELECT i % 3 FROM generate_series(1, 10 * $loop) AS i");
+			ok(until_holds { at_point($lazy, 'after_confirm', $offset) }, "3: crash $loop comes when the slot is confirmed");
+			$lazy->stop('immediate');
+			arm($lazy, '');
+			$lazy->start;
+			is(differences($lazy, 'postgres', 'visits'), '', "3: crash $loop: what was confirmed was flushed") or last;
+		}
+		$lazy->stop;
+	}
+	return;
+}
 
 # ---------------------------------------------------------------------------
 # 4: a position inside a transaction

@@ -115,9 +115,9 @@ is(sql(q{SELECT count(*) FROM incbatch.verify_pipeline('shop.slow')}), 0, '25: a
 {
 	my $load    = start_pgbench($node, 'postgres', bank_load(), '-c', 2, '-t', 400);
 	my $refresh = start_pgbench($node, 'postgres', {
-			refresh => [ 9, "CALL incbatch.refresh_pipeline('shop.slow');\n" ],
+			refresh => [ 2, "CALL incbatch.refresh_pipeline('shop.slow');\n" ],
 			verify  => [ 1, "SELECT 1 / (count(*) = 0)::int FROM incbatch.verify_pipeline('shop.slow');\n" ],
-		}, '-c', 10, '-t', 20);
+		}, '-c', 10, '-t', 30);
 	my ($exit, $output) = finish_pgbench($refresh);
 	is($exit, 0, '36: ten sessions refresh and verify at once') or diag $output;
 	($exit, $output) = finish_pgbench($load);
@@ -137,6 +137,27 @@ pass('37: amcheck finds nothing');
 sql("DO \$\$ DECLARE t regclass; BEGIN FOR t IN SELECT relation FROM incbatch.paths LOOP EXECUTE 'REINDEX TABLE ' || t; END LOOP; END \$\$");
 sql(q{UPDATE shop.bank SET branch = 'branch ' || account % 7, balance = balance + 1});
 are_exact($node, 'postgres', ['shop.slow'], '37: after REINDEX');
+
+# ---------------------------------------------------------------------------
+# 45: a transaction that is streamed while a new worker collects for nobody,
+# because the only source is locked
+
+{
+	my $session = session($node, 'postgres');
+	my $streamed = q{SELECT coalesce(sum(stream_txns), 0) FROM pg_stat_replication_slots};
+
+	ask($session, 'BEGIN; LOCK TABLE shop.bank');
+	my $old = worker_pid($node, 'postgres');
+	sql("SELECT pg_terminate_backend($old)");
+	my $new    = wait_for_worker($node, 'postgres', $old);
+	my $before = sql($streamed);
+	sql(q{INSERT INTO shop.orders (product_id, region, amount_cents) SELECT 1, 'large', i FROM generate_series(1, 20000) i});
+	ok($node->poll_query_until('postgres', "SELECT ($streamed) > $before"), '45: streamed, though nobody wants it');
+	ask($session, 'UPDATE shop.bank SET balance = balance + 1; COMMIT');
+	end_session($session);
+	are_exact($node, 'postgres', ['shop.slow'], '45: and then the source is unlocked');
+	is(worker_pid($node, 'postgres'), $new, '45: it is the same worker');
+}
 
 $node->stop;
 done_testing();
