@@ -205,8 +205,8 @@ SELECT incbatch.wait_for('q', timeout => '1 minute');
 -- ---------------------------------------------------------------------
 -- Names, views on top, grants, owners
 -- ---------------------------------------------------------------------
-CREATE ROLE regress_incbatch_reader;
-CREATE ROLE regress_incbatch_owner;
+CREATE ROLE regress_incbatch_reader IN ROLE incbatch_user;
+CREATE ROLE regress_incbatch_owner IN ROLE incbatch_user;
 GRANT USAGE ON SCHEMA consumers TO regress_incbatch_reader, regress_incbatch_owner;
 ALTER VIEW p_x RENAME COLUMN n TO orders;
 ALTER VIEW p_x RENAME TO fast;

@@ -206,9 +206,15 @@ ALTER TABLE t REPLICA IDENTITY FULL;
 SELECT incbatch.rebuild_pipeline('p');
 CALL incbatch.refresh_pipeline('p');
 
--- Anybody may ask, as he may read the views.
+-- Who sees the pipeline in the views may ask, and nobody else.
 CREATE ROLE regress_incbatch_asker;
 GRANT USAGE ON SCHEMA cost TO regress_incbatch_asker;
+SET ROLE regress_incbatch_asker;
+SELECT count(*) FROM incbatch.cost('cost.p');
+SELECT count(*) FROM incbatch.advise('cost.p');
+SELECT count(*) FROM incbatch.diagnose('cost.p');
+RESET ROLE;
+GRANT pg_monitor TO regress_incbatch_asker;
 SET ROLE regress_incbatch_asker;
 SELECT count(*) FROM incbatch.cost('p');
 SELECT count(*) FROM incbatch.advise('p');

@@ -116,7 +116,7 @@ DROP SCHEMA drop_other CASCADE;
 COMMIT;
 RESET client_min_messages;
 TABLE left_over;
-CREATE ROLE regress_incbatch_leaver;
+CREATE ROLE regress_incbatch_leaver IN ROLE incbatch_user;
 GRANT USAGE, CREATE ON SCHEMA "drop" TO regress_incbatch_leaver;
 GRANT SELECT ON t TO regress_incbatch_leaver;
 SET ROLE regress_incbatch_leaver;

@@ -3,6 +3,52 @@
 \echo Use "CREATE EXTENSION incbatch" to load this file. \quit
 
 -- ---------------------------------------------------------------------
+-- Whoever owned the schema, or had put something into it, could change what
+-- is made in it here.  A schema that is left from before is empty.
+-- ---------------------------------------------------------------------
+DO $$
+DECLARE
+    stranger text;
+BEGIN
+    SELECT pg_catalog.format('It belongs to role %I.', r.rolname) INTO stranger
+    FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) n.nspowner
+    WHERE n.nspname OPERATOR(pg_catalog.=) 'incbatch' AND NOT r.rolsuper;
+    IF stranger IS NULL THEN
+        SELECT pg_catalog.format('Role %s may create objects in it.', coalesce(r.rolname, 'PUBLIC')) INTO stranger
+        FROM pg_catalog.pg_namespace n
+        CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) a
+        LEFT JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) a.grantee
+        WHERE n.nspname OPERATOR(pg_catalog.=) 'incbatch' AND a.privilege_type OPERATOR(pg_catalog.=) 'CREATE'
+          AND r.rolsuper IS NOT TRUE;
+    END IF;
+    IF stranger IS NULL THEN
+        SELECT pg_catalog.format('It holds %s.', pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid)) INTO stranger
+        FROM pg_catalog.pg_depend d
+        WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass
+          AND d.refobjid OPERATOR(pg_catalog.=) 'incbatch'::pg_catalog.regnamespace
+          AND d.classid OPERATOR(pg_catalog.<>) 'pg_catalog.pg_extension'::pg_catalog.regclass;
+    END IF;
+    IF stranger IS NOT NULL THEN
+        RAISE EXCEPTION 'schema "incbatch" is not the extension''s own'
+        USING ERRCODE = 'duplicate_schema', DETAIL = stranger,
+              HINT = 'Drop the schema, or rename it; CREATE EXTENSION makes it.';
+    END IF;
+END $$;
+
+-- ---------------------------------------------------------------------
+-- Who may have pipelines: one role for all databases of the cluster, so it
+-- may be there already, and it stays at DROP EXTENSION.
+-- ---------------------------------------------------------------------
+DO $$
+BEGIN
+    IF pg_catalog.to_regrole('incbatch_user') IS NULL THEN
+        CREATE ROLE incbatch_user NOLOGIN;
+    END IF;
+EXCEPTION WHEN duplicate_object OR unique_violation THEN
+    NULL;  -- in another database somebody was faster
+END $$;
+
+-- ---------------------------------------------------------------------
 -- Tables
 -- ---------------------------------------------------------------------
 
@@ -500,6 +546,27 @@ REVOKE EXECUTE ON FUNCTION incbatch.prepare_shutdown(boolean) FROM PUBLIC;
 COMMENT ON FUNCTION incbatch.prepare_shutdown(boolean) IS
 'Ends the workers of all databases and drops their replication slots, so that the server can be started with a lower wal_level, or without the library and without WAL held for ever. Definitions stay, pipelines need a rebuild afterwards. Until the restart, or a call with undo => true, no worker runs. Takes effect at once, also if the transaction is rolled back. Returns how many slots it dropped.';
 
+CREATE FUNCTION incbatch.refuse_change() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'ib_refuse_change';
+COMMENT ON FUNCTION incbatch.refuse_change() IS
+'Trigger: refuses changes of a table of incbatch''s own to all but superusers, whatever was granted.';
+
+CREATE TRIGGER refuse_change BEFORE INSERT OR UPDATE OR DELETE ON incbatch.pipeline EXECUTE FUNCTION incbatch.refuse_change();
+CREATE TRIGGER refuse_change BEFORE INSERT OR UPDATE OR DELETE ON incbatch.path EXECUTE FUNCTION incbatch.refuse_change();
+CREATE TRIGGER refuse_change BEFORE INSERT OR UPDATE OR DELETE ON incbatch.consumer EXECUTE FUNCTION incbatch.refuse_change();
+COMMENT ON TRIGGER refuse_change ON incbatch.pipeline IS 'The table says what runs as whom.';
+COMMENT ON TRIGGER refuse_change ON incbatch.path IS 'The table says what runs as whom.';
+COMMENT ON TRIGGER refuse_change ON incbatch.consumer IS 'The table says what runs as whom.';
+
+-- ---------------------------------------------------------------------
+-- Whose pipelines one sees
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION incbatch.may_see(relation regclass) RETURNS boolean
+LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'ib_may_see';
+COMMENT ON FUNCTION incbatch.may_see(regclass) IS
+'Whether the caller sees a pipeline in the views: its owner, members of his role, members of pg_read_all_stats (pg_monitor is one) and superusers do.';
+
 -- ---------------------------------------------------------------------
 -- Dump and restore
 -- ---------------------------------------------------------------------
@@ -596,7 +663,7 @@ COMMENT ON COLUMN incbatch.path_state.path IS 'Number of the path.';
 COMMENT ON COLUMN incbatch.path_state.state IS 'initializing, backfilling, running, paused, failed or needs_rebuild.';
 COMMENT ON COLUMN incbatch.path_state.state_since IS 'When the state was entered.';
 
-CREATE VIEW incbatch.pipelines AS
+CREATE VIEW incbatch.pipelines WITH (security_barrier) AS
 SELECT p.relation::text AS pipeline, p.relation, p.query, p.source,
        (SELECT t.attname FROM pg_catalog.pg_attribute t
         WHERE t.attrelid = p.source AND t.attnum = p.event_time) AS event_time,
@@ -619,8 +686,9 @@ JOIN LATERAL (  -- the one in the worst state
              a.trigger_interval, a.id
     LIMIT 1) s ON true
 LEFT JOIN incbatch.path_watermark w ON w.path = f.id AND p.lateness IS NOT NULL
-LEFT JOIN pg_catalog.pg_class c ON c.oid = f.relation;
-COMMENT ON VIEW incbatch.pipelines IS 'One row a pipeline. Where it has several paths, state and last_error are those of the path in the worst state, and the watermark is the freshest path''s.';
+LEFT JOIN pg_catalog.pg_class c ON c.oid = f.relation
+WHERE incbatch.may_see(p.relation);
+COMMENT ON VIEW incbatch.pipelines IS 'One row a pipeline of yours: a superuser, or a member of pg_monitor, sees all. Where it has several paths, state and last_error are those of the path in the worst state, and the watermark is the freshest path''s.';
 COMMENT ON COLUMN incbatch.pipelines.pipeline IS 'Name, as functions take it.';
 COMMENT ON COLUMN incbatch.pipelines.relation IS 'The view that dashboards query.';
 COMMENT ON COLUMN incbatch.pipelines.query IS 'The query as it was given.';
@@ -644,7 +712,7 @@ COMMENT ON COLUMN incbatch.pipelines.rows_ahead IS 'Rows since the backfill, and
 COMMENT ON COLUMN incbatch.pipelines.on_error IS 'What rows that make the query fail do: stop the pipeline, or divert (to incbatch.failed_rows).';
 COMMENT ON COLUMN incbatch.pipelines.on_lost IS 'What happens when the place in the WAL is lost: stop (needs_rebuild) or rebuild.';
 
-CREATE VIEW incbatch.paths AS
+CREATE VIEW incbatch.paths WITH (security_barrier) AS
 SELECT p.relation::text AS pipeline, a.id AS path, a.relation, a.trigger_interval,
        m.frontier_lsn,
        CASE WHEN s.state = 'needs_rebuild' THEN f.as_of ELSE m.as_of END AS as_of,
@@ -656,7 +724,8 @@ JOIN incbatch.pipeline p ON p.id = a.pipeline
 JOIN incbatch.path_state s ON s.path = a.id
 LEFT JOIN incbatch.frontier f ON f.path = a.id
 LEFT JOIN pg_catalog.pg_class c ON c.oid = a.relation
-CROSS JOIN LATERAL incbatch.path_status(a.id, f.lsn, f.as_of) m;
+CROSS JOIN LATERAL incbatch.path_status(a.id, f.lsn, f.as_of) m
+WHERE incbatch.may_see(p.relation);
 COMMENT ON VIEW incbatch.paths IS 'One row a path: a pipeline at one cadence.';
 COMMENT ON COLUMN incbatch.paths.pipeline IS 'The pipeline.';
 COMMENT ON COLUMN incbatch.paths.path IS 'Number of the path.';
@@ -675,7 +744,7 @@ COMMENT ON COLUMN incbatch.paths.state IS 'initializing, backfilling, running, p
 -- Slow and dead differ in the worker: one that works moves the frontier late,
 -- one that is gone, stopped or waits for a lock not at all.  Whoever is alive,
 -- where no WAL follows the frontier nothing is missing.
-CREATE VIEW incbatch.lag AS
+CREATE VIEW incbatch.lag WITH (security_barrier) AS
 WITH promised AS (
     SELECT c.consumer, p.relation::text AS pipeline, c.tier, c.freshness, a.trigger_interval,
            coalesce(c.freshness, greatest(a.trigger_interval * 1.25, a.trigger_interval + '1 second')) AS allowed,
@@ -688,6 +757,7 @@ WITH promised AS (
     LEFT JOIN incbatch.consumer c ON c.path = a.id
     LEFT JOIN incbatch.frontier f ON f.path = a.id
     LEFT JOIN incbatch.path_watermark w ON w.path = a.id AND p.lateness IS NOT NULL
+    WHERE incbatch.may_see(p.relation)
 ), measured AS (
     SELECT q.*, m.backlog_rows, m.backlog_bytes, m.latency_p50, m.latency_p95, m.latency_p99,
            m.staleness_before, m.fresh_since, m.stale_since,
@@ -764,11 +834,12 @@ COMMENT ON COLUMN incbatch.lag.status_since IS 'Since when, as far as it can be 
 COMMENT ON COLUMN incbatch.lag.path IS 'Number of its path.';
 COMMENT ON COLUMN incbatch.lag.reason IS 'What keeps it from being fresh: what the worker is doing, who holds a lock, the error, or what to run; NULL where it is fresh.';
 
-CREATE VIEW incbatch.consumers AS
+CREATE VIEW incbatch.consumers WITH (security_barrier) AS
 SELECT c.consumer, p.relation::text AS pipeline, c.relation, c.tier, c.freshness,
        c.trigger_interval, c.emit, c.path
 FROM incbatch.consumer c
-JOIN incbatch.pipeline p ON p.id = c.pipeline;
+JOIN incbatch.pipeline p ON p.id = c.pipeline
+WHERE incbatch.may_see(p.relation);
 COMMENT ON VIEW incbatch.consumers IS 'One row a consumer: a named reader of a pipeline with the freshness it picked.';
 COMMENT ON COLUMN incbatch.consumers.consumer IS 'Its name, one in its pipeline.';
 COMMENT ON COLUMN incbatch.consumers.pipeline IS 'The pipeline it reads.';
@@ -779,7 +850,7 @@ COMMENT ON COLUMN incbatch.consumers.trigger_interval IS 'How often its path run
 COMMENT ON COLUMN incbatch.consumers.emit IS 'update: windows as they grow; final: only windows that the watermark has closed.';
 COMMENT ON COLUMN incbatch.consumers.path IS 'Number of its path.';
 
-CREATE VIEW incbatch.batches AS
+CREATE VIEW incbatch.batches WITH (security_barrier) AS
 SELECT p.relation::text AS pipeline, b.path, b.batch, b.started_at, b.finished_at,
        b.reason, b.transactions, b.rows_in, b.rows_late, b.groups_changed,
        b.read_ms, b.transform_ms, b.merge_ms, b.commit_ms, b.cpu_ms, b.wal_bytes,
@@ -787,7 +858,8 @@ SELECT p.relation::text AS pipeline, b.path, b.batch, b.started_at, b.finished_a
        b.ahead_ms, b.read_cpu_ms
 FROM incbatch.batch b
 JOIN incbatch.path a ON a.id = b.path
-JOIN incbatch.pipeline p ON p.id = a.pipeline;
+JOIN incbatch.pipeline p ON p.id = a.pipeline
+WHERE incbatch.may_see(p.relation);
 COMMENT ON VIEW incbatch.batches IS 'One row a batch, the newest kept; written a few seconds after it, at once after a refresh. Batches at a trigger below a second that follow each other within a second share a row.';
 COMMENT ON COLUMN incbatch.batches.pipeline IS 'The pipeline.';
 COMMENT ON COLUMN incbatch.batches.path IS 'Number of the path.';
@@ -814,7 +886,7 @@ COMMENT ON COLUMN incbatch.batches.groups_new IS 'Groups that were added to the 
 COMMENT ON COLUMN incbatch.batches.ahead_ms IS 'Milliseconds spent reading its changes from the WAL before the run; paths that take the same WAL share them by the rows they take.';
 COMMENT ON COLUMN incbatch.batches.read_cpu_ms IS 'CPU milliseconds of reading its changes from the WAL, in the run and before; part of cpu_ms.';
 
-CREATE VIEW incbatch.late_rows AS
+CREATE VIEW incbatch.late_rows WITH (security_barrier) AS
 SELECT p.relation::text AS pipeline, r.event_time, r.watermark, r.change, r.row,
        r.commit_lsn, r.commit_time, r.number, r.path
 FROM incbatch.late_row r
@@ -895,7 +967,7 @@ CROSS JOIN LATERAL (SELECT greatest(pg_catalog.pg_wal_lsn_diff(e.lsn, least(s.co
 COMMENT ON VIEW incbatch.workers IS 'One row a database that has pipelines: its worker and its replication slot.';
 COMMENT ON COLUMN incbatch.workers.database IS 'The database.';
 COMMENT ON COLUMN incbatch.workers.pid IS 'Process of the worker; NULL: it is not running.';
-COMMENT ON COLUMN incbatch.workers.state IS 'starting, creating slot (waits for the transactions that were running), running, backfilling, not responding (the process does not run), not running, crash looping (not running, after several restarts within the hour; it is tried again, ever later up to a minute), no worker slot (max_worker_processes are in use; it is tried again every second), or shutting down (incbatch.prepare_shutdown was called).';
+COMMENT ON COLUMN incbatch.workers.state IS 'starting, creating slot (waits for the transactions that were running), running, backfilling, not responding (the process does not run), not running, crash looping (not running, after several restarts within the hour; it is tried again, ever later up to a minute), no worker slot (max_worker_processes are in use; it is tried again every second), no replication slot (max_replication_slots are in use; the worker looks again every second), no connections allowed (the database is a template, or ALTER DATABASE has forbidden connections), other version (of the extension than the library''s: ALTER EXTENSION incbatch UPDATE, or restart the server), or shutting down (incbatch.prepare_shutdown was called).';
 COMMENT ON COLUMN incbatch.workers.slot_name IS 'The replication slot; NULL: not made yet.';
 COMMENT ON COLUMN incbatch.workers.restart_lsn IS 'The server keeps the WAL from here on.';
 COMMENT ON COLUMN incbatch.workers.confirmed_lsn IS 'All that committed before is folded in and flushed.';
@@ -909,13 +981,13 @@ COMMENT ON COLUMN incbatch.workers.restarts IS 'How often it was started again w
 COMMENT ON COLUMN incbatch.workers.last_error IS 'What the worker before complained of when it ended; of the own database only, and for members of pg_read_all_stats.';
 COMMENT ON COLUMN incbatch.workers.retained_percent IS 'WAL since confirmed_lsn, or since the transaction of pinned_by began, in percent of incbatch.max_retained_wal; at 100 the pipeline that holds it turns needs_rebuild, or all if the transaction holds it.';
 COMMENT ON COLUMN incbatch.workers.warning IS 'That retained_percent is over 50, or over 80; or that the server itself (max_slot_wal_keep_size) takes the slot''s WAL away. Otherwise NULL.';
-COMMENT ON COLUMN incbatch.workers.pinned_by IS 'The oldest transaction under way that was read in part, which keeps restart_lsn where it is, and while the slot is made the one that is waited for: its process or, if it is prepared, its name. NULL: there is none. Only members of pg_read_all_stats see whose it is and for how long.';
+COMMENT ON COLUMN incbatch.workers.pinned_by IS 'The oldest transaction under way that was read in part, which keeps restart_lsn where it is, and while the slot is made the one that is waited for: its process or, if it is prepared, its name. NULL: there is none. Only members of pg_read_all_stats see for how long.';
 COMMENT ON COLUMN incbatch.workers.cpu_ms IS 'CPU milliseconds of the worker since it started.';
 COMMENT ON COLUMN incbatch.workers.batches_cpu_ms IS 'Of these, for batches: the sum of their cpu_ms.';
 COMMENT ON COLUMN incbatch.workers.history_cpu_ms IS 'Of these, for writing incbatch.batches. What remains is being idle, and reading WAL that no pipeline wants.';
 COMMENT ON COLUMN incbatch.workers.history_wal_bytes IS 'Bytes of WAL written for incbatch.batches since the worker started.';
 
-CREATE VIEW incbatch.progress AS
+CREATE VIEW incbatch.progress WITH (security_barrier) AS
 SELECT p.relation::text AS pipeline, s.state AS phase,
        least(m.rows_done, greatest(m.rows_total, m.rows_done)) AS rows_done,
        greatest(m.rows_total, m.rows_done) AS rows_total,
@@ -931,7 +1003,7 @@ FROM incbatch.path a
 JOIN incbatch.pipeline p ON p.id = a.pipeline
 JOIN incbatch.path_state s ON s.path = a.id
 CROSS JOIN LATERAL incbatch.path_status(a.id, NULL, NULL) m
-WHERE s.state IN ('initializing', 'backfilling');
+WHERE s.state IN ('initializing', 'backfilling') AND incbatch.may_see(p.relation);
 COMMENT ON VIEW incbatch.progress IS 'One row a backfill under way.';
 COMMENT ON COLUMN incbatch.progress.pipeline IS 'The pipeline.';
 COMMENT ON COLUMN incbatch.progress.phase IS 'initializing (waits for the worker or the slot) or backfilling.';
@@ -1345,6 +1417,21 @@ GRANT USAGE ON SCHEMA incbatch TO PUBLIC;
 GRANT SELECT ON incbatch.tiers, incbatch.pipelines, incbatch.paths, incbatch.consumers,
                 incbatch.lag, incbatch.batches, incbatch.workers, incbatch.progress, incbatch.late_rows,
                 incbatch.failed_rows TO PUBLIC;
+
+-- What makes pipelines, changes them or gives them work.  The other functions
+-- compute, or ask whether the caller may see or read the pipeline.
+REVOKE EXECUTE ON FUNCTION
+    incbatch.create_pipeline, incbatch.alter_pipeline, incbatch.drop_pipeline,
+    incbatch.pause_pipeline, incbatch.resume_pipeline, incbatch.rebuild_pipeline,
+    incbatch.create_consumer, incbatch.set_tier, incbatch.set_freshness, incbatch.drop_consumer,
+    incbatch.on_drop, incbatch.on_rewrite, incbatch.refuse_change,
+    incbatch.on_pipeline_insert, incbatch.on_path_insert, incbatch.on_tier_insert, incbatch.on_rename FROM PUBLIC;
+REVOKE EXECUTE ON PROCEDURE incbatch.refresh_pipeline FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+    incbatch.create_pipeline, incbatch.alter_pipeline, incbatch.drop_pipeline,
+    incbatch.pause_pipeline, incbatch.resume_pipeline, incbatch.rebuild_pipeline,
+    incbatch.create_consumer, incbatch.set_tier, incbatch.set_freshness, incbatch.drop_consumer TO incbatch_user;
+GRANT EXECUTE ON PROCEDURE incbatch.refresh_pipeline TO incbatch_user;
 
 SELECT pg_catalog.pg_extension_config_dump('incbatch.pipeline', '');
 SELECT pg_catalog.pg_extension_config_dump('incbatch.pipeline_id_seq', '');

@@ -123,7 +123,8 @@ SELECT incbatch.rebuild_pipeline('well');
 CALL all_exact();
 SELECT * FROM status;
 
--- An ordinary user sees it, but for what an error may tell.
+-- Whose pipelines they are not sees nothing of them; nor what an error of the
+-- worker may tell.
 CREATE ROLE regress_incbatch_looker;
 GRANT USAGE ON SCHEMA lag TO regress_incbatch_looker;
 GRANT SELECT ON status TO regress_incbatch_looker;

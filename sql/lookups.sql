@@ -111,7 +111,7 @@ SELECT incbatch.drop_pipeline('inner_join');
 -- The worker reads a lookup as the pipeline's owner.  An owner who may no
 -- longer read it stops this pipeline alone, until the right is back.
 -- ---------------------------------------------------------------------
-CREATE ROLE regress_incbatch_owner;
+CREATE ROLE regress_incbatch_owner IN ROLE incbatch_user;
 GRANT USAGE, CREATE ON SCHEMA lookups TO regress_incbatch_owner;
 GRANT SELECT ON sales, product TO regress_incbatch_owner;
 SELECT incbatch.create_pipeline('other', 'SELECT category, count(*) FROM sales JOIN product USING (product_id) GROUP BY 1');

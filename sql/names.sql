@@ -190,6 +190,65 @@ CALL public.exact('first.r');
 SELECT p.definition, a.relation FROM incbatch.pipelines p JOIN incbatch.paths a USING (pipeline);
 SELECT incbatch.drop_pipeline('first.r');
 
+-- ---------------------------------------------------------------------
+-- 75: 500 random names, of all that a name may have
+-- ---------------------------------------------------------------------
+SET search_path = names, public;
+CREATE TABLE given (name text);
+CREATE FUNCTION random_name() RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	letters text[] := ARRAY['"', '''', '\', ' ', '.', ';', '--', '/*', '*/', '$1', '$' || '$', '%s', '%', '{', '}', '(', ')', '[', ']',
+		',', '?', '@', ':', '=', '<', E'\n', E'\t', 'a', 'B', 'é', '日', '😀', '0', '_', 'select', 'drop table', 'null', 'row', E'\x01', 'İ'];
+	result text;
+BEGIN
+	LOOP
+		SELECT string_agg(letters[1 + floor(random() * array_length(letters, 1))::int], '')
+		INTO result FROM generate_series(1, 1 + floor(random() * 12)::int);
+		EXIT WHEN octet_length(result) <= 55 AND result NOT IN (SELECT name FROM given);
+	END LOOP;
+	INSERT INTO given VALUES (result);
+	RETURN result;
+END $$;
+CREATE PROCEDURE random_names(rounds int, INOUT wrong int DEFAULT 0) LANGUAGE plpgsql AS $$
+DECLARE
+	n text[];	-- schema, source, its columns, lookup, its column, pipeline, columns of the result
+	p text;
+	d bigint; s bigint; v bigint;
+BEGIN
+	FOR round IN 1 .. rounds LOOP
+		n := (SELECT array_agg(random_name()) FROM generate_series(1, 20));
+		EXECUTE format('CREATE SCHEMA %1$I; CREATE TABLE %1$I.%2$I (%3$I int PRIMARY KEY, %4$I text, %5$I int, %6$I numeric);
+			ALTER TABLE %1$I.%2$I REPLICA IDENTITY FULL; CREATE TABLE %1$I.%7$I (%4$I text, %8$I text)',
+			VARIADIC n);
+		EXECUTE format('INSERT INTO %1$I.%2$I SELECT i, %4$L || i %% 2, i, i FROM generate_series(1, 6) i;
+			INSERT INTO %1$I.%7$I VALUES (%4$L || 0, %8$L)', VARIADIC n);
+		p := format('%1$I.%9$I', VARIADIC n);
+		PERFORM incbatch.create_pipeline(p, format('SELECT %8$I AS %10$I, %2$I.%4$I AS %11$I, count(*) AS %12$I, sum(%5$I) AS %13$I,
+			min(%6$I) AS %14$I, string_agg(%2$I.%4$I, %15$L ORDER BY %3$I) AS %16$I, %5$I %% 2 = 0 AS %17$I
+			FROM %1$I.%2$I LEFT JOIN %1$I.%7$I AS %18$I ON %18$I.%4$I = %2$I.%4$I GROUP BY 1, 2, %5$I %% 2 = 0', VARIADIC n));
+		PERFORM incbatch.create_consumer(n[19], p, freshness => '1 hour');
+		COMMIT;
+		CALL exact(p, d, s, v);
+		wrong := wrong + d + s + v;
+		EXECUTE format('UPDATE %1$I.%2$I SET %4$I = NULL, %5$I = %5$I + 1 WHERE %3$I = 1; DELETE FROM %1$I.%2$I WHERE %3$I = 2;
+			INSERT INTO %1$I.%2$I VALUES (9, %4$L, 9, 9)', VARIADIC n);
+		COMMIT;
+		CALL exact(p, d, s, v);
+		wrong := wrong + d + s + v
+		  + ((SELECT count(*) FROM incbatch.explain_pipeline(p)) = 0)::int
+		  + ((SELECT count(*) FROM incbatch.consumers c WHERE c.consumer = n[19]) = 0)::int
+		  + (incbatch.report(p) IS NULL)::int;
+		COMMIT;
+		PERFORM incbatch.drop_consumer(n[19], p);
+		PERFORM incbatch.drop_pipeline(p);
+		EXECUTE format('DROP TABLE %1$I.%2$I, %1$I.%7$I; DROP SCHEMA %1$I', VARIADIC n);
+		COMMIT;
+	END LOOP;
+END $$;
+SELECT setseed(0.75);
+CALL random_names(25);
+SELECT count(*), count(DISTINCT name) FROM given;
+
 RESET search_path;
 SET client_min_messages = warning;
 DROP SCHEMA names, first, second, "Sché ma.""q""" CASCADE;

@@ -2,7 +2,7 @@
 -- As whom the worker evaluates a query: as the pipeline's owner, under
 -- restricted operation, in every way in which it reads the source
 --
-CREATE ROLE owner_of_tiles;
+CREATE ROLE owner_of_tiles IN ROLE incbatch_user;
 CREATE SCHEMA owner AUTHORIZATION owner_of_tiles;
 SET search_path = owner, public;
 SET ROLE owner_of_tiles;

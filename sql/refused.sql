@@ -445,8 +445,8 @@ INSERT INTO p VALUES (1, 1);
 \echo :LAST_ERROR_SQLSTATE
 
 -- Other people's pipelines and tables
-CREATE ROLE regress_incbatch_reader;
-CREATE ROLE regress_incbatch_maker;
+CREATE ROLE regress_incbatch_reader IN ROLE incbatch_user;
+CREATE ROLE regress_incbatch_maker IN ROLE incbatch_user;
 GRANT USAGE ON SCHEMA refused TO regress_incbatch_reader, regress_incbatch_maker;
 GRANT CREATE ON SCHEMA refused TO regress_incbatch_maker;
 SET ROLE regress_incbatch_reader;

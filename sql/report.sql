@@ -267,9 +267,13 @@ SELECT incbatch.pause_pipeline('p');
 SELECT * FROM form();
 SELECT incbatch.resume_pipeline('p');
 
--- Anybody may read it, whatever his search_path holds.
+-- Who sees the pipeline may read it, whatever his search_path holds.
 CREATE ROLE regress_incbatch_reader;
 GRANT USAGE ON SCHEMA report TO regress_incbatch_reader;
+SET ROLE regress_incbatch_reader;
+SELECT incbatch.report('p');
+RESET ROLE;
+GRANT pg_monitor TO regress_incbatch_reader;
 SET ROLE regress_incbatch_reader;
 SET search_path = pg_temp, report, pg_catalog;
 CREATE FUNCTION pg_temp.to_char(timestamptz, text) RETURNS text LANGUAGE sql AS 'SELECT NULL::text';

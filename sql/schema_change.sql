@@ -310,7 +310,7 @@ CREATE OR REPLACE FUNCTION add_grade(int, int) RETURNS int LANGUAGE plpgsql IMMU
 CALL settle('graded', 'nearby', 'labels');
 
 -- Policies that hide rows from the pipeline's owner
-CREATE ROLE regress_incbatch_reader;
+CREATE ROLE regress_incbatch_reader IN ROLE incbatch_user;
 GRANT USAGE, CREATE ON SCHEMA schema_change TO regress_incbatch_reader;
 GRANT SELECT ON moods TO regress_incbatch_reader;
 SET ROLE regress_incbatch_reader;

@@ -422,7 +422,7 @@ SELECT incbatch.create_pipeline('p', 'SELECT date_trunc(''hour'', at) AS hour, c
                                 track_lookups => true, append_only => true);
 SELECT incbatch.alter_pipeline('p', lateness => '1 hour');
 SELECT incbatch.drop_pipeline('p');
-CREATE ROLE regress_incbatch_owner;
+CREATE ROLE regress_incbatch_owner IN ROLE incbatch_user;
 GRANT USAGE, CREATE ON SCHEMA track TO regress_incbatch_owner;
 GRANT SELECT ON sales, guarded TO regress_incbatch_owner;
 SET ROLE regress_incbatch_owner;

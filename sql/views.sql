@@ -129,8 +129,13 @@ SELECT incbatch.wait_for('p', timeout => '10 ms');
 CALL incbatch.refresh_pipeline('p');
 SELECT incbatch.wait_for('p', '0/0', '0');
 
--- An ordinary user reads it all.
+-- An ordinary user sees nothing of others; whoever watches the server, all.
 CREATE ROLE regress_incbatch_looker;
+SET ROLE regress_incbatch_looker;
+SELECT (SELECT count(*) FROM incbatch.pipelines) AS pipelines, (SELECT count(*) FROM incbatch.paths) AS paths,
+       (SELECT count(*) FROM incbatch.lag) AS lag, (SELECT count(*) FROM incbatch.batches) AS batches;
+RESET ROLE;
+GRANT pg_monitor TO regress_incbatch_looker;
 SET ROLE regress_incbatch_looker;
 SELECT (SELECT count(*) FROM incbatch.pipelines) AS pipelines, (SELECT count(*) FROM incbatch.paths) AS paths,
        (SELECT count(*) FROM incbatch.lag) AS lag, (SELECT count(*) > 2 FROM incbatch.batches) AS batches,

@@ -151,6 +151,8 @@ ib_activity_text(Activity activity, int32 path)
 			return psprintf("copying a sibling to path %d", path);
 		case ACTIVITY_CATALOG:
 			return pstrdup("reading and writing incbatch's tables");
+		case ACTIVITY_NO_SLOT:
+			return pstrdup("waiting for a free replication slot");
 		case ACTIVITY_CREATING_SLOT:
 			return pstrdup("waiting for running transactions to make the replication slot");
 	}

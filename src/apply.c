@@ -76,7 +76,7 @@ tables_of(Oid definition)
 void
 ib_limit_lock_waits(void)
 {
-	(void) set_config_option("lock_timeout", "100ms", PGC_USERSET, PGC_S_SESSION,
+	(void) set_config_option("lock_timeout", MUTANT(LOCK_WAITS) ? "0" : "100ms", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);
 }
 
@@ -159,6 +159,30 @@ ib_apply_settings(List *settings)
 		(void) set_config_option(list_nth(settings, i), list_nth(settings, i + 1),
 								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
 								 true, 0, false);
+}
+
+/*
+ * Settings under which a part of a query may become text and is read again as
+ * it was: its constants, and the names of its columns.
+ */
+List *
+ib_text_settings(void)
+{
+	static const char *const settings[] = {
+		"DateStyle", "ISO",
+		"IntervalStyle", "postgres",
+		"extra_float_digits", "1",
+		"xmloption", "content",
+		"standard_conforming_strings", "on",
+		"array_nulls", "on",
+		"transform_null_equals", "off",
+		"quote_all_identifiers", "off",
+	};
+	List	   *result = NIL;
+
+	for (int i = 0; i < lengthof(settings); i++)
+		result = lappend(result, unconstify(char *, settings[i]));
+	return result;
 }
 
 Oid
@@ -268,12 +292,27 @@ collects_from(const PathRow *row)
 	return frontier;
 }
 
-/* The owner, as whom the worker reads, sees all rows of what is followed. */
+/*
+ * The owner, as whom the worker reads, may read what is followed and sees all
+ * its rows; and the query is his own.
+ */
 static void
-check_readers(PipelineQuery *pq, Oid owner)
+check_owner(IbPath *path, PipelineQuery *pq)
 {
+	Oid			owner = ib_relation_owner(path->row->state_table);
+	Oid			author = ib_relation_owner(path->row->definition);
 	ListCell   *lc;
 
+	if (author != owner)
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("the relations of pipeline \"%s\" have several owners",
+					   get_rel_name(path->row->relation)),
+				errdetail("The query \"%s\" belongs to role \"%s\", the state table \"%s\", as whose owner it runs, to role \"%s\".",
+						  get_rel_name(path->row->definition), GetUserNameFromId(author, true),
+						  get_rel_name(path->row->state_table), GetUserNameFromId(owner, true)),
+				errhint("Give them one owner, then run incbatch.resume_pipeline."));
+	ib_source_check_privileges(pq->source, pq->needed, owner);
 	ib_source_check_reader(pq->source, owner);
 	foreach(lc, pq->lookups)
 		ib_source_check_reader(((TrackedLookup *) lfirst(lc))->relid, owner);
@@ -300,7 +339,7 @@ make_statements(IbPath *path)
 	query = ib_query_of_view(path->row->definition);
 	pq = path->row->track_lookups ? ib_lookups_analyze(query) : ib_query_analyze(query);
 	state_table = ib_query_relation_name(path->row->state_table);
-	check_readers(pq, ib_relation_owner(path->row->state_table));
+	check_owner(path, pq);
 	ib_inputs_prepare(path, pq, &frontier);
 	columns = ib_inputs_source(path)->desc->natts;
 

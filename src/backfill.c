@@ -258,7 +258,7 @@ ib_path_backfill(IbPath *path)
 		!begin_backfilling(path))
 		return false;
 	pg_atomic_write_u64(&path->shared->backfill_rows_done, 0);
-	pg_atomic_write_u64(&path->shared->backfill_started_at, GetCurrentTimestamp());
+	pg_atomic_write_u64(&path->shared->backfill_started_at, ib_monotonic_usecs());
 
 	ib_meter_start(&meter, path, "backfill");
 	if (!ib_begin_run(path, true, &frontier, &horizon))

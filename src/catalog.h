@@ -105,6 +105,11 @@ extern void ib_catalog_enter(CatalogScope *scope);
 extern void ib_catalog_leave(const CatalogScope *scope);
 
 extern bool ib_catalog_exists(void);
+extern char *ib_catalog_version(void);
+
+/* What to do where the version of the extension is not the library's */
+#define IB_VERSION_HINT \
+	"Restart the server if it runs the library of before; if the extension is the older one, run ALTER EXTENSION incbatch UPDATE."
 extern List *ib_catalog_paths(void);
 extern int32 ib_catalog_find_pipeline(text *name, Oid *relation, bool missing_ok);
 extern bool ib_catalog_is_state_table(Oid relid);

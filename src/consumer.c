@@ -264,7 +264,7 @@ find_final(int32 pipeline, Oid pipeline_relation, int32 consumer)
 	Datum	   *values;
 	List	   *cuts;
 
-	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
+	ib_apply_settings(list_concat(list_make2("search_path", "pg_catalog, pg_temp"), ib_text_settings()));
 	pq = ib_query_analyze(ib_query_of_view(definition));
 	if (ib_window_keys_of(pq, event_time) == NIL)
 		ereport(ERROR,
@@ -299,7 +299,7 @@ find_final(int32 pipeline, Oid pipeline_relation, int32 consumer)
 static Oid
 create_relation(RangeVar *name, Oid pipeline_relation, Oid owner, const char *condition)
 {
-	List	   *settings = list_make2("search_path", "pg_catalog, pg_temp");
+	List	   *settings = list_concat(list_make2("search_path", "pg_catalog, pg_temp"), ib_text_settings());
 	OwnerScope	scope;
 	Query	   *query;
 	Oid			view;
@@ -573,7 +573,7 @@ ib_drop_consumer(PG_FUNCTION_ARGS)
  * it.  False: the consumer's path has no watermark.
  */
 static bool
-read_closed(int32 consumer, int32 number, char **sql, List **settings, Datum *closed)
+read_closed(int32 consumer, int32 number, char **sql, List **settings, Datum *closed, Oid *relation)
 {
 	Oid			types[] = {INT4OID, INT4OID};
 	Datum		values[] = {Int32GetDatum(consumer), Int32GetDatum(number)};
@@ -585,7 +585,7 @@ read_closed(int32 consumer, int32 number, char **sql, List **settings, Datum *cl
 	int			n;
 
 	ib_catalog_enter(&scope);
-	if (SPI_execute_with_args("SELECT c.closed_before[$2], w.closed, p.settings FROM incbatch.consumer c"
+	if (SPI_execute_with_args("SELECT c.closed_before[$2], w.closed, p.settings, c.relation::pg_catalog.oid FROM incbatch.consumer c"
 							  " JOIN incbatch.pipeline p ON p.id OPERATOR(pg_catalog.=) c.pipeline"
 							  " JOIN incbatch.path_watermark w ON w.path OPERATOR(pg_catalog.=) c.path"
 							  " WHERE c.id OPERATOR(pg_catalog.=) $1 AND c.closed_before[$2] IS NOT NULL",
@@ -600,6 +600,7 @@ read_closed(int32 consumer, int32 number, char **sql, List **settings, Datum *cl
 
 		*sql = TextDatumGetCString(SPI_getbinval(tuple, desc, 1, &isnull));
 		*closed = SPI_getbinval(tuple, desc, 2, &isnull);
+		*relation = DatumGetObjectId(SPI_getbinval(tuple, desc, 4, &isnull));
 		deconstruct_array(DatumGetArrayTypeP(SPI_getbinval(tuple, desc, 3, &isnull)), TEXTOID, -1,
 						  false, TYPALIGN_INT, &elements, NULL, &n);
 		*settings = NIL;
@@ -612,7 +613,10 @@ read_closed(int32 consumer, int32 number, char **sql, List **settings, Datum *cl
 
 /*
  * incbatch.closed_before: evaluated with the settings of the pipeline, for its
- * windows do not depend on the reader's time zone.
+ * windows do not depend on the reader's time zone; and as the owner, for the
+ * size of a window may be a function of his.  It tells a time and no more, so
+ * anybody may ask: who reads the relation through a view of somebody else's
+ * has no privilege on it.
  */
 Datum
 ib_closed_before(PG_FUNCTION_ARGS)
@@ -623,20 +627,19 @@ ib_closed_before(PG_FUNCTION_ARGS)
 	Datum		closed;
 	Datum		result;
 	bool		isnull;
-	int			guc_level;
+	Oid			relation;
+	OwnerScope	scope;
 
-	if (!read_closed(PG_GETARG_INT32(0), PG_GETARG_INT32(1), &sql, &settings, &closed))
+	if (!read_closed(PG_GETARG_INT32(0), PG_GETARG_INT32(1), &sql, &settings, &closed, &relation))
 		PG_RETURN_NULL();
-	guc_level = NewGUCNestLevel();
-	ib_apply_settings(settings);
-	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
-	SPI_connect();
+	settings = list_concat(settings, list_make4("search_path", "pg_catalog, pg_temp",
+												"quote_all_identifiers", "off"));
+	ib_enter_role(ib_relation_owner(relation), settings, &scope);
 	if (SPI_execute_with_args(sql, 1, types, &closed, NULL, true, 1) != SPI_OK_SELECT ||
 		SPI_processed != 1)
 		elog(ERROR, "could not compute which windows are closed");
 	result = ib_spi_column(0, 1, &isnull);
-	SPI_finish();
-	AtEOXact_GUC(false, guc_level);
+	ib_leave_owner(&scope);
 	if (isnull)
 		PG_RETURN_NULL();
 	PG_RETURN_DATUM(result);

@@ -44,7 +44,7 @@ ib_find_pipeline(PG_FUNCTION_ARGS)
 
 	ib_shmem_require();
 	ib_refuse_null(fcinfo, 0, "name");
-	(void) ib_catalog_find_pipeline(PG_GETARG_TEXT_PP(0), &relation, false);
+	(void) ib_visible_pipeline(PG_GETARG_TEXT_PP(0), &relation);
 	PG_RETURN_OID(relation);
 }
 

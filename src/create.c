@@ -237,11 +237,15 @@ run_ddl(const char *sql)
 static void
 create_relations(PipelineQuery *pq, const char *state_table, const char *view)
 {
+	int			guc_level = NewGUCNestLevel();
+
+	ib_apply_settings(ib_text_settings());
 	SPI_connect();
 	run_ddl(ib_delta_state_definition(pq, state_table));
 	run_ddl(ib_delta_state_index(pq, state_table));
 	run_ddl(psprintf("CREATE VIEW %s AS %s", view, ib_query_view_text(pq, state_table)));
 	SPI_finish();
+	AtEOXact_GUC(false, guc_level);
 }
 
 /*
@@ -414,7 +418,7 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 
 	/* from here on names are written in full */
 	guc_level = NewGUCNestLevel();
-	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
+	ib_apply_settings(list_make4("search_path", "pg_catalog, pg_temp", "quote_all_identifiers", "off"));
 	pq = PG_GETARG_BOOL(ARG_TRACK_LOOKUPS) ?
 		ib_lookups_analyze(ib_query_of_view(definition)) :
 		ib_query_analyze(ib_query_of_view(definition));

@@ -36,6 +36,9 @@
 #include "decode.h"
 #include "meter.h"
 
+/* A snapshot of the catalog is kept for so many records at most. */
+#define RECORDS_A_SNAPSHOT 64
+
 static LogicalDecodingContext *ctx = NULL;
 static MemoryContext decode_context = NULL;
 static ReadLocalXLogPageNoWaitPrivate *page_state;
@@ -167,10 +170,13 @@ ib_decode_upto(XLogRecPtr upto, bool stop_when_full)
 	MemoryContext old_context = CurrentMemoryContext;
 	ResourceOwner old_owner = CurrentResourceOwner;
 	bool		full = stop_when_full && ib_batches_full();
+	int64		nrecords = 0;
 
 	Assert(IsTransactionState());
 	Assert(!TransactionIdIsValid(GetTopTransactionIdIfAny()));
 	busy = true;
+	if (MUTANT(INTERRUPTS))
+		HOLD_INTERRUPTS();
 	ib_meter_begin_read();
 
 	while (ctx->reader->EndRecPtr < upto && !full)
@@ -191,6 +197,9 @@ ib_decode_upto(XLogRecPtr upto, bool stop_when_full)
 			break;
 		}
 		LogicalDecodingProcessRecord(ctx, ctx->reader);
+		/* caches that were filled in between must not hold vacuum back */
+		if (++nrecords % RECORDS_A_SNAPSHOT == 0)
+			InvalidateCatalogSnapshot();
 		/* a batch grows when a transaction ends */
 		if (stop_when_full && XLogRecGetRmid(ctx->reader) == RM_XACT_ID)
 			full = ib_batches_full();
@@ -203,6 +212,8 @@ ib_decode_upto(XLogRecPtr upto, bool stop_when_full)
 	flip_caches(false);
 	busy = false;
 	ib_meter_end_read();
+	if (MUTANT(INTERRUPTS))
+		RESUME_INTERRUPTS();
 	Assert(!HistoricSnapshotActive());
 	return ctx->reader->EndRecPtr;
 }

@@ -35,6 +35,7 @@
 #include "utils/typcache.h"
 
 #include "functions.h"
+#include "path.h"
 #include "query.h"
 #include "shmem.h"
 
@@ -580,14 +581,16 @@ ib_explain_pipeline(PG_FUNCTION_ARGS)
 {
 	Explanation explain = {.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo};
 	Oid			relation;
+	OwnerScope	scope;
 	ListCell   *lc;
 
 	InitMaterializedSRF(fcinfo, 0);
 	ib_refuse_null(fcinfo, 0, "name");
 	ib_shmem_require();
-	(void) ib_own_pipeline(PG_GETARG_TEXT_PP(0), &relation);
+	(void) ib_visible_pipeline(PG_GETARG_TEXT_PP(0), &relation);
 
-	SPI_connect();
+	/* what the owner has made of his state table runs as himself */
+	ib_enter_role(ib_relation_owner(relation), NIL, &scope);
 	explain.pq = find_pipeline(&explain, relation);
 	explain.reading = describe_reading(explain.pq);
 	/* from the source upwards */
@@ -601,6 +604,6 @@ ib_explain_pipeline(PG_FUNCTION_ARGS)
 	foreach(lc, explain.pq->aggregates)
 		explain_aggregate(&explain, lfirst(lc));
 	explain_expressions(&explain);
-	SPI_finish();
+	ib_leave_owner(&scope);
 	return (Datum) 0;
 }

@@ -448,7 +448,7 @@ add_path(Family *family, Interval *trigger)
 {
 	FamilyPath *sibling = choose_sibling(family);
 	FamilyPath *path = palloc0(sizeof(FamilyPath));
-	List	   *settings = list_make2("search_path", "pg_catalog, pg_temp");
+	List	   *settings = list_concat(list_make2("search_path", "pg_catalog, pg_temp"), ib_text_settings());
 	Oid			owner = ib_family_owner(family->pipeline, family->relation);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	OwnerScope	scope;

@@ -10,9 +10,13 @@
 #include "incbatch.h"
 
 #include "access/xact.h"
+#include "catalog/pg_authid.h"
 #include "commands/event_trigger.h"
+#include "commands/trigger.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
@@ -20,7 +24,9 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "family.h"
 #include "functions.h"
@@ -32,6 +38,8 @@ PG_FUNCTION_INFO_V1(ib_drop_pipeline);
 PG_FUNCTION_INFO_V1(ib_pause_pipeline);
 PG_FUNCTION_INFO_V1(ib_resume_pipeline);
 PG_FUNCTION_INFO_V1(ib_rebuild_pipeline);
+PG_FUNCTION_INFO_V1(ib_may_see);
+PG_FUNCTION_INFO_V1(ib_refuse_change);
 PG_FUNCTION_INFO_V1(ib_on_drop);
 PG_FUNCTION_INFO_V1(ib_on_rewrite);
 
@@ -140,6 +148,55 @@ ib_own_pipeline(text *name, Oid *relation)
 	return pipeline;
 }
 
+/* Whether the caller sees what there is to know of a pipeline with this relation. */
+bool
+ib_may_see_relation(Oid relation)
+{
+	HeapTuple	tuple;
+	Oid			owner;
+
+	if (has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS))
+		return true;
+	/* it may be on its way out */
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return has_privs_of_role(GetUserId(), owner);
+}
+
+Datum
+ib_may_see(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(ib_may_see_relation(PG_GETARG_OID(0)));
+}
+
+/* The pipeline that a caller names and may look at. */
+int32
+ib_visible_pipeline(text *name, Oid *relation)
+{
+	int32		pipeline = ib_catalog_find_pipeline(name, relation, false);
+
+	if (!ib_may_see_relation(*relation))
+		ereport(ERROR,
+				errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				errmsg("permission denied for pipeline \"%s\"", get_rel_name(*relation)),
+				errhint("Its owner and members of pg_monitor may look at it."));
+	return pipeline;
+}
+
+/* The pipeline that a caller names and may read. */
+int32
+ib_readable_pipeline(text *name, Oid *relation)
+{
+	int32		pipeline = ib_catalog_find_pipeline(name, relation, false);
+
+	if (pg_class_aclcheck(*relation, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_VIEW, get_rel_name(*relation));
+	return pipeline;
+}
+
 /* Run a statement on incbatch's tables, as their owner, and tell the worker. */
 void
 ib_change_catalog(const char *sql, int expected, int nargs, const Oid *types,
@@ -151,6 +208,26 @@ ib_change_catalog(const char *sql, int expected, int nargs, const Oid *types,
 	ib_spi(sql, expected, nargs, types, values, nulls);
 	ib_catalog_leave(&scope);
 	ib_wake_worker_at_commit();
+}
+
+/*
+ * Trigger on the tables that say what runs as whom: a privilege on them, such
+ * as pg_write_all_data's, must not be one to run anything as anybody.
+ */
+Datum
+ib_refuse_change(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				errmsg("incbatch.refuse_change can only be called as a trigger"));
+	if (!superuser())
+		ereport(ERROR,
+				errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				errmsg("table incbatch.%s is changed by functions only",
+					   RelationGetRelationName(((TriggerData *) fcinfo->context)->tg_relation)),
+				errhint("See \\df incbatch.*."));
+	PG_RETURN_POINTER(NULL);
 }
 
 /* Do windows of a pipeline close, and what would they be? */
@@ -187,7 +264,7 @@ check_windows(Oid definition, AttrNumber event_time)
 {
 	int			guc_level = NewGUCNestLevel();
 
-	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
+	ib_apply_settings(list_make4("search_path", "pg_catalog, pg_temp", "quote_all_identifiers", "off"));
 	ib_watermark_check(ib_query_analyze(ib_query_of_view(definition)), event_time);
 	AtEOXact_GUC(false, guc_level);
 }

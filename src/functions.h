@@ -20,6 +20,9 @@ extern void ib_check_on_error(const char *on_error, bool tracks_lookups);
 extern void ib_check_on_lost(const char *on_lost);
 extern void ib_check_retention(Interval *interval, bool closes);
 extern int32 ib_own_pipeline(text *name, Oid *relation);
+extern int32 ib_visible_pipeline(text *name, Oid *relation);
+extern bool ib_may_see_relation(Oid relation);
+extern int32 ib_readable_pipeline(text *name, Oid *relation);
 extern bool ib_pipeline_closes(int32 pipeline, Oid *definition, AttrNumber *event_time,
 							   bool *tracks_lookups);
 extern void ib_change_catalog(const char *sql, int expected, int nargs,

@@ -10,10 +10,12 @@
  */
 #include "incbatch.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/dependency.h"
 #include "catalog/objectaccess.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
@@ -27,6 +29,7 @@
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 
 #include "decode.h"
 #include "shmem.h"
@@ -109,6 +112,25 @@ at_transaction_end(XactEvent event, void *arg)
 	holding = false;
 }
 
+/* May this role, as CREATE DATABASE sees it, copy that database? */
+static bool
+may_copy_database(Oid database)
+{
+	HeapTuple	role = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
+	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	bool		may = superuser();
+
+	if (!may && HeapTupleIsValid(role) && HeapTupleIsValid(tuple))
+		may = ((Form_pg_authid) GETSTRUCT(role))->rolcreatedb &&
+			(((Form_pg_database) GETSTRUCT(tuple))->datistemplate ||
+			 ib_database_ownercheck(database, GetUserId()));
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	if (HeapTupleIsValid(role))
+		ReleaseSysCache(role);
+	return may;
+}
+
 /* The database that a statement needs for itself, or InvalidOid. */
 static Oid
 database_needed_by(Node *statement)
@@ -141,7 +163,11 @@ database_needed_by(Node *statement)
 			options = castNode(AlterDatabaseStmt, statement)->options;
 			foreach(lc, options)
 			{
-				if (strcmp(lfirst_node(DefElem, lc)->defname, "tablespace") == 0)
+				const char *option = lfirst_node(DefElem, lc)->defname;
+
+				if (strcmp(option, "tablespace") == 0 ||
+					strcmp(option, "allow_connections") == 0 ||
+					strcmp(option, "is_template") == 0)
 					name = castNode(AlterDatabaseStmt, statement)->dbname;
 			}
 			break;
@@ -153,8 +179,9 @@ database_needed_by(Node *statement)
 
 	/* whoever may not do it gets core's error, and the worker stays */
 	database = get_database_oid(name, true);
-	if (OidIsValid(database) && !IsA(statement, CreatedbStmt) &&
-		!ib_database_ownercheck(database, GetUserId()))
+	if (OidIsValid(database) &&
+		!(IsA(statement, CreatedbStmt) ? may_copy_database(database) :
+		  ib_database_ownercheck(database, GetUserId())))
 		return InvalidOid;
 	return database;
 }
@@ -167,12 +194,12 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	Node	   *statement = pstmt->utilityStmt;
 	bool		commits_prepared = IsA(statement, TransactionStmt) &&
 		castNode(TransactionStmt, statement)->kind == TRANS_STMT_COMMIT_PREPARED;
-	Oid			database;
+	Oid			database = InvalidOid;
 
 	if (ib_shared != NULL && context == PROCESS_UTILITY_TOPLEVEL)
 	{
 		database = database_needed_by(statement);
-		if (OidIsValid(database) && database != MyDatabaseId)
+		if (OidIsValid(database))
 			ib_hold_worker(database);
 	}
 
@@ -180,6 +207,10 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 		prev_process_utility(pstmt, query, read_only_tree, context, params, env, dest, qc);
 	else
 		standard_ProcessUtility(pstmt, query, read_only_tree, context, params, env, dest, qc);
+
+	/* a worker may be allowed now where none was */
+	if (OidIsValid(database) && IsA(statement, AlterDatabaseStmt))
+		ib_database_want(database);
 
 	/* the prepared transaction's XID is not this transaction's */
 	if (ib_shared != NULL && commits_prepared)
@@ -201,7 +232,10 @@ tell_partition(Oid partition, Oid parent)
 		ib_tell_partition(partition, ib_partition_joins_empty(partition, parent));
 }
 
-/* DROP EXTENSION leaves a slot behind, which only the worker can drop. */
+/*
+ * DROP EXTENSION leaves a slot behind, which only the worker can drop; after
+ * ALTER EXTENSION UPDATE there may be another version.
+ */
 static void
 object_access(ObjectAccessType access, Oid class, Oid object, int subid, void *arg)
 {
@@ -209,7 +243,7 @@ object_access(ObjectAccessType access, Oid class, Oid object, int subid, void *a
 		prev_object_access(access, class, object, subid, arg);
 	if (ib_shared == NULL)
 		return;
-	if (access == OAT_DROP && class == ExtensionRelationId &&
+	if ((access == OAT_DROP || access == OAT_POST_ALTER) && class == ExtensionRelationId &&
 		object == get_extension_oid(IB_NAME, true))
 		ib_wake_worker_at_commit();
 	if (access == OAT_POST_ALTER && class == InheritsRelationId)

@@ -14,6 +14,9 @@
 
 #define IB_NAME "incbatch"
 
+/* The version of the extension whose tables this library knows. */
+#define IB_VERSION "1.0"
+
 /* Output plugin, library and schema all carry the extension's name. */
 #define IB_SCHEMA IB_NAME
 

@@ -25,6 +25,7 @@
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
+#include "functions.h"
 #include "watermark.h"
 
 PG_FUNCTION_INFO_V1(ib_watermark);
@@ -465,9 +466,9 @@ ib_watermark(PG_FUNCTION_ARGS)
 	bool		isnull = true;
 	CatalogScope scope;
 
-	values[0] = Int32GetDatum(ib_catalog_find_pipeline(PG_GETARG_TEXT_PP(0), &relation, false));
+	values[0] = Int32GetDatum(ib_readable_pipeline(PG_GETARG_TEXT_PP(0), &relation));
 	ib_catalog_enter(&scope);
-	ib_spi("SELECT NULLIF(w.watermark, '-infinity') FROM incbatch.path a"
+	ib_spi("SELECT CASE WHEN w.watermark OPERATOR(pg_catalog.>) '-infinity' THEN w.watermark END FROM incbatch.path a"
 		   " LEFT JOIN incbatch.path_watermark w ON w.path OPERATOR(pg_catalog.=) a.id"
 		   " WHERE a.pipeline OPERATOR(pg_catalog.=) $1 ORDER BY a.trigger_interval, a.id LIMIT 1",
 		   SPI_OK_SELECT, 1, types, values, NULL);

@@ -41,7 +41,7 @@
 #define HEALTHY_LIFE_MS 60000
 /* try this often while the server has no process left for a worker */
 #define NO_SLOT_MS 1000
-/* look at our slots so often, while there are any */
+/* look at our slots so often, while there may be any */
 #define WATCH_MS 2000
 /* a registered worker that has not attached by then never will */
 #define START_TIMEOUT_MS 10000
@@ -110,14 +110,24 @@ connectable_databases(void)
 	return result;
 }
 
+/* Does a database exist, and may a worker connect to it? */
 static bool
-database_exists(Oid database)
+database_exists(Oid database, bool *connectable)
 {
 	MemoryContext caller = CurrentMemoryContext;
+	HeapTuple	tuple;
 	bool		exists;
 
 	StartTransactionCommand();
-	exists = SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(database));
+	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	exists = HeapTupleIsValid(tuple);
+	if (exists)
+	{
+		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
+
+		*connectable = form->datallowconn && !form->datistemplate;
+		ReleaseSysCache(tuple);
+	}
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(caller);
 	return exists;
@@ -150,24 +160,40 @@ release_dead_holders(void)
 	LWLockRelease(ib_shared->lock);
 }
 
-/* No process is left for a worker; said once, and shown while it lasts. */
+/* No worker can be started; said once, and shown while it lasts. */
 static void
-note_no_slot(DatabaseEntry *entry)
+note_obstacle(DatabaseEntry *entry, Obstacle obstacle)
 {
-	bool		known;
+	Obstacle	known;
 
 	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
 	entry->starting = false;
-	known = entry->no_slot;
-	entry->no_slot = true;
+	known = entry->obstacle;
+	entry->obstacle = obstacle;
 	LWLockRelease(ib_shared->lock);
-	if (!known)
+	if (known == obstacle)
+		return;
+	if (obstacle == OBSTACLE_NO_PROCESS)
 		ereport(LOG,
 				errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				errmsg("incbatch could not start a worker for database with OID %u",
 					   entry->database),
 				errdetail("All processes that max_worker_processes allows are in use; it tries again every second."),
 				errhint("Raise max_worker_processes and restart the server."));
+	else
+		ereport(LOG,
+				errmsg("incbatch starts no worker for database with OID %u",
+					   entry->database),
+				errdetail("It is a template, or allows no connections; its replication slot keeps WAL meanwhile."),
+				errhint("Use ALTER DATABASE to allow connections, or drop its pipelines or the database."));
+}
+
+static void
+forget(DatabaseEntry *entry)
+{
+	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
+	ib_database_forget(entry);
+	LWLockRelease(ib_shared->lock);
 }
 
 /*
@@ -179,6 +205,7 @@ tend(DatabaseEntry *entry, Attempt *attempt)
 {
 	int64		now = ib_monotonic_usecs();
 	Oid			database = InvalidOid;
+	bool		connectable;
 	long		lived_ms;
 	bool		cured;
 
@@ -197,10 +224,10 @@ tend(DatabaseEntry *entry, Attempt *attempt)
 	{
 		if (ib_shared->shutting_down)
 			;
-		else if (entry->wanted)
-			database = entry->database;
-		else
+		else if (!entry->wanted)
 			ib_database_forget(entry);
+		else if (entry->obstacle != OBSTACLE_VERSION)
+			database = entry->database;
 	}
 	LWLockRelease(ib_shared->lock);
 
@@ -213,11 +240,18 @@ tend(DatabaseEntry *entry, Attempt *attempt)
 	if (attempt->started_at != 0 && lived_ms < attempt->delay_ms)
 		return attempt->delay_ms - lived_ms;
 
-	if (!database_exists(database))
+	if (!database_exists(database, &connectable))
 	{
-		LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
-		ib_database_forget(entry);
-		LWLockRelease(ib_shared->lock);
+		forget(entry);
+		return -1;
+	}
+	if (!connectable)
+	{
+		/* whoever alters the database asks for it again */
+		if (entry->left_at == 0)
+			forget(entry);
+		else
+			note_obstacle(entry, OBSTACLE_NO_CONNECTIONS);
 		return -1;
 	}
 
@@ -234,7 +268,7 @@ tend(DatabaseEntry *entry, Attempt *attempt)
 	FAULT(WORKER_WANTED);
 	if (!start_worker(database))
 	{
-		note_no_slot(entry);
+		note_obstacle(entry, OBSTACLE_NO_PROCESS);
 		attempt->delay_ms = NO_SLOT_MS;
 	}
 	return attempt->delay_ms;
@@ -266,13 +300,14 @@ is_unattended(Oid database, const Attempt *attempts)
  * A worker gives a place in the WAL up that holds too much.  Where there is
  * none, because it crashes or cannot start, this does: without the slot, the
  * worker that comes finds that its pipelines need a rebuild.  Returns in how
- * many milliseconds to look again, -1 where there is no slot.
+ * many milliseconds to look again, -1 where there is nothing to look at.
  */
 static long
 watch_slots(const Attempt *attempts)
 {
 	List	   *slots = ib_slots_of_all();
 	XLogRecPtr	end = GetXLogInsertRecPtr();
+	bool		look_again;
 	ListCell   *lc;
 
 	pg_atomic_write_u64(&ib_shared->wal_end, end);
@@ -290,10 +325,14 @@ watch_slots(const Attempt *attempts)
 					   slot->database, ib_max_retained_wal),
 				errdetail("There is no worker that could have moved it on; its replication slot was dropped, its pipelines need a rebuild."));
 	}
-	if (slots == NIL)
-		return -1;
+	look_again = slots != NIL;
 	list_free_deep(slots);
-	return WATCH_MS;
+	/* whoever has a worker may make a slot */
+	LWLockAcquire(ib_shared->lock, LW_SHARED);
+	for (int i = 0; i < ib_shared->ndatabases; i++)
+		look_again |= OidIsValid(ib_shared->databases[i].database);
+	LWLockRelease(ib_shared->lock);
+	return look_again ? WATCH_MS : -1;
 }
 
 void

@@ -78,6 +78,12 @@ enum IbMutant
 	MUTANT_DIVERT_SOURCE = 46,	/* failed_rows: groups that are evaluated again have it */
 	MUTANT_DEATHS = 47,			/* 160_poison: nobody knows what the worker died of */
 	MUTANT_VERIFY_INSTANT = 48, /* 210_divergence: verify reads a frontier that is newer than the rows */
+
+	/* beside others */
+	MUTANT_INTERRUPTS = 49,		/* 190_databases: decoding lets nobody interrupt it */
+	MUTANT_LOCK_WAITS = 50,		/* locks: a run waits for a row until it gets it */
+	MUTANT_SETTINGS = 51,		/* 195_settings: settings of the database reach the worker */
+	MUTANT_VERSION = 52,		/* 190_databases: another version's tables are taken for one's own */
 };
 
 #ifdef INCBATCH_MUTANT

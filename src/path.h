@@ -139,6 +139,7 @@ typedef struct OwnerScope
 } OwnerScope;
 
 extern void ib_apply_settings(List *settings);
+extern List *ib_text_settings(void);
 extern bool ib_lock_sources(IbPath *path, bool with_source);
 extern void ib_limit_lock_waits(void);
 extern void ib_path_note_lock(IbPath *path, Oid relid);

@@ -13,6 +13,7 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
@@ -113,7 +114,7 @@ add_path(const PathRow *row)
 										  ALLOCSET_SMALL_SIZES);
 	path->row = palloc0(sizeof(PathRow));
 	path->row->state = PATH_NEEDS_REBUILD;
-	path->shared = ib_path_entry_claim(row->path, row->state_table);
+	path->shared = ib_path_entry_private();
 	ib_paths = lappend(ib_paths, path);
 	MemoryContextSwitchTo(old);
 	return path;
@@ -161,6 +162,35 @@ closes_otherwise(const PathRow *before, const PathRow *now)
 		before->late_policy != now->late_policy;
 }
 
+/*
+ * Show a path to others.  One for which shared memory has no room nobody could
+ * ask for anything: it stands still, and keeps its place in the WAL.
+ */
+static void
+share_path(IbPath *path, PathRow *row)
+{
+	static bool said = false;
+	PathEntry  *entry;
+
+	if (!ib_path_entry_is_private(path->shared))
+		return;
+	entry = ib_path_entry_claim(row->path, row->state_table);
+	if (entry != NULL)
+	{
+		ib_path_entry_free(path->shared);
+		path->shared = entry;
+		return;
+	}
+	row->paused = true;
+	if (!said)
+		ereport(LOG,
+				errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				errmsg("incbatch pipeline %d stands still: no shared memory left for another path", row->pipeline),
+				errdetail("There are more paths than incbatch.max_paths (%d).", ib_max_paths),
+				errhint("Raise incbatch.max_paths and restart the server."));
+	said = true;
+}
+
 /* Take over a path's row as the catalog has it now. */
 static void
 update_path(PathRow *row)
@@ -170,6 +200,7 @@ update_path(PathRow *row)
 
 	if (path == NULL)
 		path = add_path(row);
+	share_path(path, row);
 
 	/* a rebuild, or a path that comes back, starts from its row */
 	restart = !ib_path_collects(path->row) || !ib_path_collects(row) ||
@@ -216,6 +247,28 @@ compare_deaths(const ListCell *a, const ListCell *b)
 	return difference != 0 ? difference : x->path - y->path;
 }
 
+/*
+ * Tables of another version may mean something else.  The worker leaves, until
+ * the extension is updated or the server restarted; the slot stays.
+ */
+static void
+check_version(void)
+{
+	char	   *version = ib_catalog_version();
+
+	if (strcmp(version, IB_VERSION) == 0 || MUTANT(VERSION))
+		return;
+	ereport(LOG,
+			errmsg("incbatch %s cannot run the pipelines of database \"%s\", whose extension has version %s",
+				   IB_VERSION, get_database_name(MyDatabaseId), version),
+			errhint("%s", IB_VERSION_HINT));
+	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
+	if (ib_paths_are_current())
+		ib_worker->obstacle = OBSTACLE_VERSION;
+	LWLockRelease(ib_shared->lock);
+	proc_exit(0);
+}
+
 /* Read the catalog.  False: there is no pipeline in this database. */
 bool
 ib_paths_load(void)
@@ -229,7 +282,10 @@ ib_paths_load(void)
 
 	ib_begin_catalog("reading pipelines");
 	if (ib_catalog_exists())
+	{
+		check_version();
 		rows = ib_catalog_paths();
+	}
 	if (rows != NIL && ib_slot_is_recorded && !ib_catalog_slot_is_at_home())
 		ereport(FATAL,
 				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -518,7 +574,7 @@ log_failure(IbPath *path, const char *run, TimestampTz started_at, const char *e
 /*
  * Called in the handler of an error of this path: note it in the catalog, so
  * that the path stops and the others go on.  In a new process, but if the path
- * was only being prepared, which leaves nothing behind, or in the way of a lock.
+ * was only being prepared, which leaves nothing behind, or a lock was in its way.
  * "run" is NULL if it was not running.
  */
 void
@@ -630,7 +686,7 @@ note_name_change(Datum arg, int cacheid, uint32 hashvalue)
 	note_relation_change(arg, InvalidOid);
 }
 
-/* Learn of what names in statements stand for. */
+/* Learn of what names in statements stand for, and of what the owner may do. */
 void
 ib_paths_init(void)
 {
@@ -639,4 +695,7 @@ ib_paths_init(void)
 	CacheRegisterSyscacheCallback(PROCOID, note_name_change, (Datum) 0);
 	CacheRegisterSyscacheCallback(TYPEOID, note_name_change, (Datum) 0);
 	CacheRegisterSyscacheCallback(ENUMOID, note_name_change, (Datum) 0);
+	/* who may read what */
+	CacheRegisterSyscacheCallback(AUTHOID, note_name_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, note_name_change, (Datum) 0);
 }

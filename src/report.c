@@ -423,14 +423,14 @@ ib_report(PG_FUNCTION_ARGS)
 	int			guc_level;
 
 	ib_refuse_null(fcinfo, 0, "name");
-	(void) ib_catalog_find_pipeline(PG_GETARG_TEXT_PP(0), &relation, false);
+	(void) ib_visible_pipeline(PG_GETARG_TEXT_PP(0), &relation);
 	initStringInfo(&report.text);
 	report.pipeline = ObjectIdGetDatum(relation);
 	report.at = PG_ARGISNULL(1) ? GetCurrentTimestamp() : PG_GETARG_TIMESTAMPTZ(1);
 	report.span = span_seconds(fcinfo, 2);
 
 	guc_level = NewGUCNestLevel();
-	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
+	ib_apply_settings(list_make4("search_path", "pg_catalog, pg_temp", "quote_all_identifiers", "off"));
 	SPI_connect();
 	put_title(&report);
 	put_consumers(&report);

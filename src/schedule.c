@@ -8,6 +8,8 @@
  */
 #include "incbatch.h"
 
+#include "access/xlog.h"
+
 #include "decode.h"
 #include "source.h"
 #include "worker.h"
@@ -55,11 +57,11 @@ ib_path_waits_for_reading(const IbPath *path)
  * WAL from before that.
  */
 static bool
-holds_much(const IbPath *path)
+holds_much(const IbPath *path, int64 much)
 {
 	XLogRecPtr	needed;
 
-	return ib_decode_position() - path->stored_lsn > QUIET_WAL_BYTES ||
+	return ib_decode_position() - path->stored_lsn > much ||
 		(ib_slot_releasable(&needed) > QUIET_WAL_BYTES && path->stored_lsn < needed &&
 		 needed <= ib_decode_position());
 }
@@ -98,15 +100,18 @@ ib_path_due(IbPath *path, Horizon reached)
 	has_work |= ib_partitions_changed(ib_inputs_source(path));
 	if (!has_work && caught_up)
 		ib_path_publish(path, ib_decode_position(), ib_decode_position(), reached.as_of);
+	/* a quiet path lets go of what others write, however seldom it runs */
+	if (!has_work && holds_much(path, wal_segment_size))
+		return "quiet";
 	if (now - path->ran_at < trigger)
 		return NULL;
 	if (has_work)
 		return "trigger";
 	if (caught_up)
-		return holds_much(path) ? "quiet" : NULL;
+		return holds_much(path, QUIET_WAL_BYTES) ? "quiet" : NULL;
 	if (now - path->ran_at < POLL_USECS)
 		return NULL;
-	return holds_much(path) ? "quiet" : "trigger";
+	return holds_much(path, QUIET_WAL_BYTES) ? "quiet" : "trigger";
 }
 
 /* The latest horizon that decoding has reached; its end is invalid if none. */

@@ -25,8 +25,10 @@
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "storage/shmem.h"
+#include "utils/memutils.h"
 #include "utils/wait_event.h"
 
+#include "catalog.h"
 #include "shmem.h"
 
 SharedControl *ib_shared = NULL;
@@ -199,6 +201,12 @@ ib_shmem_require(void)
 				errmsg("incbatch requires wal_level \"logical\""),
 				errdetail("Pipelines are kept up to date from the WAL, which does not carry the changed rows at the present wal_level."),
 				errhint("Set wal_level = logical in postgresql.conf (or with ALTER SYSTEM) and restart the server."));
+	if (strcmp(ib_catalog_version(), IB_VERSION) != 0)
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("the library of incbatch is %s, but the extension has version %s",
+					   IB_VERSION, ib_catalog_version()),
+				errhint("%s", IB_VERSION_HINT));
 }
 
 static void
@@ -289,6 +297,8 @@ ib_database_wake(Oid database)
 	if (entry != NULL)
 	{
 		entry->wanted = true;
+		if (entry->obstacle == OBSTACLE_VERSION)
+			entry->obstacle = OBSTACLE_NONE;
 		pg_atomic_fetch_add_u32(&entry->generation, 1);
 		if (entry->pid != 0)
 			worker = entry->pgprocno;
@@ -354,7 +364,7 @@ ib_database_attach(Oid database)
 		entry->starting = false;
 		entry->pid = MyProcPid;
 		entry->pgprocno = ib_my_proc_number();
-		entry->no_slot = false;
+		entry->obstacle = OBSTACLE_NONE;
 		pg_atomic_write_u32(&entry->state, WORKER_STARTING);
 		pg_atomic_write_u64(&entry->rows_decoded, 0);
 		pg_atomic_write_u64(&entry->cpu, 0);
@@ -380,7 +390,7 @@ ib_database_hold(Oid database)
 	pid_t		pid = 0;
 
 	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
-	entry = ib_database_find(database);
+	entry = find_or_claim_database(database);
 	if (entry != NULL)
 	{
 		entry->held_by = MyProcPid;
@@ -451,15 +461,6 @@ ib_path_entry_find(int32 path)
 	return entry;
 }
 
-static void
-refuse_another_path(void)
-{
-	ereport(ERROR,
-			errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-			errmsg("no shared memory left for another path"),
-			errhint("Raise incbatch.max_paths and restart the server."));
-}
-
 /* Refuse a path in the session that asks for it, not in the worker. */
 void
 ib_path_entry_require(void)
@@ -470,10 +471,16 @@ ib_path_entry_require(void)
 	left = find_path_entry(InvalidOid, 0) != NULL;
 	LWLockRelease(ib_shared->lock);
 	if (!left)
-		refuse_another_path();
+		ereport(ERROR,
+				errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				errmsg("no shared memory left for another path"),
+				errhint("Raise incbatch.max_paths and restart the server."));
 }
 
-/* The entry of a path for its worker: that of the worker before, or a new one. */
+/*
+ * The entry of a path for its worker: that of the worker before, or a new one.
+ * NULL: incbatch.max_paths has become smaller than the number of paths.
+ */
 PathEntry *
 ib_path_entry_claim(int32 path, Oid relation)
 {
@@ -493,15 +500,33 @@ ib_path_entry_claim(int32 path, Oid relation)
 	if (entry != NULL)
 		pg_atomic_write_u32(&entry->locked, InvalidOid);
 	LWLockRelease(ib_shared->lock);
-
-	if (entry == NULL)
-		refuse_another_path();
 	return entry;
+}
+
+/* An entry that nobody else sees, for a path that found no other. */
+PathEntry *
+ib_path_entry_private(void)
+{
+	PathEntry  *entry = MemoryContextAlloc(TopMemoryContext, sizeof(PathEntry));
+
+	init_path_entry(entry);
+	return entry;
+}
+
+bool
+ib_path_entry_is_private(const PathEntry *entry)
+{
+	return entry < ib_shared->paths || entry >= ib_shared->paths + ib_shared->npaths;
 }
 
 void
 ib_path_entry_free(PathEntry *entry)
 {
+	if (ib_path_entry_is_private(entry))
+	{
+		pfree(entry);
+		return;
+	}
 	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
 	entry->database = InvalidOid;
 	LWLockRelease(ib_shared->lock);

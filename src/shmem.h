@@ -16,6 +16,7 @@
 typedef enum WorkerState
 {
 	WORKER_STARTING,			/* looks whether there are pipelines */
+	WORKER_NO_SLOT,				/* waits for a replication slot to be free */
 	WORKER_CREATING_SLOT,		/* waits for running transactions */
 	WORKER_RUNNING,
 	WORKER_BACKFILLING
@@ -32,6 +33,7 @@ typedef enum Activity
 	ACTIVITY_BACKFILLING,
 	ACTIVITY_COPYING,
 	ACTIVITY_CATALOG,
+	ACTIVITY_NO_SLOT,
 	ACTIVITY_CREATING_SLOT
 } Activity;
 
@@ -44,6 +46,15 @@ typedef enum IbWait
 	WAIT_FOR_PATH,				/* a session, for a path to move */
 	WAIT_FOR_WORKER_EXIT		/* a session that needs the database for itself */
 } IbWait;
+
+/* Why the launcher starts no worker where one is wanted. */
+typedef enum Obstacle
+{
+	OBSTACLE_NONE,
+	OBSTACLE_NO_PROCESS,		/* max_worker_processes are in use */
+	OBSTACLE_NO_CONNECTIONS,	/* the database allows none, or is a template */
+	OBSTACLE_VERSION			/* the extension has another than the library */
+} Obstacle;
 
 /* Deaths of a worker that are remembered: more than there are in an hour. */
 #define WORKER_DEATHS 128
@@ -66,7 +77,7 @@ typedef struct DatabaseEntry
 	pid_t		pid;			/* 0: no worker attached */
 	int			pgprocno;		/* whose latch wakes the worker */
 	pid_t		held_by;		/* backend that keeps the worker away, or 0 */
-	bool		no_slot;		/* the server has no process left for a worker */
+	Obstacle	obstacle;		/* noted by the launcher, or by a worker that left */
 	int64		left_at;		/* the last worker ended; 0: there was none */
 	uint32		ndeaths;		/* how often a worker ended that should not have */
 	int64		deaths[WORKER_DEATHS];	/* when; a ring */
@@ -175,6 +186,8 @@ extern void ib_database_forget(DatabaseEntry *entry);
 extern PathEntry *ib_path_entry_find(int32 path);
 extern void ib_path_entry_require(void);
 extern PathEntry *ib_path_entry_claim(int32 path, Oid relation);
+extern PathEntry *ib_path_entry_private(void);
+extern bool ib_path_entry_is_private(const PathEntry *entry);
 extern void ib_path_entry_free(PathEntry *entry);
 extern void ib_path_entries_free_others(bool (*is_known) (PathEntry *));
 

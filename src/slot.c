@@ -29,6 +29,10 @@
 #include "utils/memutils.h"
 
 #include "decode.h"
+#include "shmem.h"
+
+/* So seldom is a list of the running transactions written for little WAL. */
+#define LET_GO_USECS (5 * 1000 * 1000)
 
 /* One name a database, so that a session of any kind can compute it. */
 char *
@@ -62,6 +66,19 @@ ib_slot_position(void)
 	LWLockRelease(ReplicationSlotControlLock);
 	pfree(name);
 	return result;
+}
+
+/* Is there a slot that nobody has?  Somebody may take it at once. */
+bool
+ib_slot_is_left(void)
+{
+	bool		left = false;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; i < max_replication_slots && !left; i++)
+		left = !ReplicationSlotCtl->replication_slots[i].in_use;
+	LWLockRelease(ReplicationSlotControlLock);
+	return left;
 }
 
 /*
@@ -178,17 +195,22 @@ ib_slot_drop_of(Oid database)
 /*
  * The slot lets go of WAL only when the decoder meets a list of the running
  * transactions.  The server writes one every 15 seconds, in which a busy one
- * writes many segments: write one for each half of a segment that is held.
+ * writes many segments: while half a segment is held write one for each half
+ * segment, and one for what came after that.
  */
 void
 ib_slot_let_go(void)
 {
-	static XLogRecPtr asked_at = InvalidXLogRecPtr;
+	static XLogRecPtr asked_lsn = InvalidXLogRecPtr;
+	static int64 asked_at = 0;
 	XLogRecPtr	end = GetFlushRecPtr(NULL);
+	int64		now = ib_monotonic_usecs();
 
-	if (end - Max(MyReplicationSlot->data.restart_lsn, asked_at) < wal_segment_size / 2)
+	if (end < MyReplicationSlot->data.restart_lsn + wal_segment_size / 2 ||
+		end < asked_lsn + (now - asked_at < LET_GO_USECS ? wal_segment_size / 2 : XLOG_BLCKSZ))
 		return;
-	asked_at = LogStandbySnapshot();
+	asked_lsn = LogStandbySnapshot();
+	asked_at = now;
 }
 
 /*

@@ -22,6 +22,7 @@
 #include "nodes/bitmapset.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -86,6 +87,30 @@ check_part(Oid source, Oid relid)
 						RelationGetRelationName(rel)),
 			   psprintf("Use ALTER TABLE %s SET LOGGED.", ib_query_relation_name(relid)));
 	table_close(rel, NoLock);
+}
+
+/*
+ * Refuse a role that may not read these columns of a source.  What folds in
+ * the source's changes does not read the source, so core does not ask.
+ */
+void
+ib_source_check_privileges(Oid source, const Bitmapset *needed, Oid role)
+{
+	AclResult	result = pg_class_aclcheck(source, role, ACL_SELECT);
+	int			attnum = -1;
+
+	if (result == ACLCHECK_OK)
+		return;
+	if (bms_is_empty(needed))
+		result = pg_attribute_aclcheck_all(source, role, ACL_SELECT, ACLMASK_ANY);
+	while ((attnum = bms_next_member(needed, attnum)) >= 0)
+	{
+		result = pg_attribute_aclcheck(source, attnum, role, ACL_SELECT);
+		if (result != ACLCHECK_OK)
+			break;
+	}
+	if (result != ACLCHECK_OK)
+		aclcheck_error(result, OBJECT_TABLE, get_rel_name(source));
 }
 
 /* Refuse a source that hides rows from the role that the query runs as. */

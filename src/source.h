@@ -15,6 +15,7 @@
 
 /* source.c: as it is now */
 extern void ib_source_check(Oid source, bool only);
+extern void ib_source_check_privileges(Oid source, const Bitmapset *needed, Oid role);
 extern void ib_source_check_reader(Oid source, Oid role);
 extern void ib_source_check_columns(Oid source, const Bitmapset *needed);
 extern void ib_source_check_identity(Oid source, const Bitmapset *needed,

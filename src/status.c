@@ -23,6 +23,7 @@
 #include "utils/wait_event.h"
 
 #include "decode.h"
+#include "functions.h"
 #include "shmem.h"
 
 PG_FUNCTION_INFO_V1(ib_worker_status);
@@ -31,9 +32,16 @@ PG_FUNCTION_INFO_V1(ib_is_at_home);
 
 static const char *const worker_states[] = {
 	[WORKER_STARTING] = "starting",
+	[WORKER_NO_SLOT] = "no replication slot",
 	[WORKER_CREATING_SLOT] = "creating slot",
 	[WORKER_RUNNING] = "running",
 	[WORKER_BACKFILLING] = "backfilling",
+};
+
+static const char *const obstacles[] = {
+	[OBSTACLE_NO_PROCESS] = "no worker slot",
+	[OBSTACLE_NO_CONNECTIONS] = "no connections allowed",
+	[OBSTACLE_VERSION] = "other version",
 };
 
 #define HOUR_USECS (INT64CONST(3600) * 1000 * 1000)
@@ -155,8 +163,8 @@ state_of(DatabaseEntry *entry, Presence presence, int restarts)
 		return worker_states[pg_atomic_read_u32(&entry->state)];
 	if (ib_shared->shutting_down)
 		return "shutting down";
-	if (entry->no_slot)
-		return "no worker slot";
+	if (entry->obstacle != OBSTACLE_NONE)
+		return obstacles[entry->obstacle];
 	return restarts >= CRASH_LOOP_RESTARTS ? "crash looping" : "not running";
 }
 
@@ -327,7 +335,10 @@ show_frontier(PathEntry *entry, XLogRecPtr lsn, TimestampTz as_of, Datum *values
 	nulls[FRONTIER_LSN] = nulls[AS_OF] = nulls[STALENESS] = nulls[BACKLOG_BYTES] = false;
 }
 
-/* How far a path of this database is; what is stored of it is given. */
+/*
+ * How far a path of this database is; what is stored of it is given.  The
+ * views ask, and so can anybody: of others' paths shared memory tells nothing.
+ */
 Datum
 ib_path_status(PG_FUNCTION_ARGS)
 {
@@ -345,6 +356,8 @@ ib_path_status(PG_FUNCTION_ARGS)
 	if (ib_shared != NULL)
 	{
 		entry = ib_path_entry_find(PG_GETARG_INT32(0));
+		if (entry != NULL && !ib_may_see_relation(entry->relation))
+			entry = NULL;
 		LWLockAcquire(ib_shared->lock, LW_SHARED);
 		worker = ib_database_find(MyDatabaseId);
 		LWLockRelease(ib_shared->lock);

@@ -12,7 +12,8 @@
  * windows that late changes were kept out of, and those that retention has
  * removed, are not compared.  All others must be equal.
  *
- * Each path of a pipeline is compared at its own frontier.
+ * Each path of a pipeline is compared at its own frontier.  Whoever may read
+ * the pipeline may ask; both sides are read as the owner.
  */
 #include "incbatch.h"
 
@@ -383,19 +384,23 @@ ib_verify_pipeline(PG_FUNCTION_ARGS)
 	Oid			relation;
 	int32		pipeline;
 	int			guc_level;
+	Oid			save_userid;
+	int			save_context;
 	ListCell   *lc;
 	ListCell   *lt;
 
 	InitMaterializedSRF(fcinfo, 0);
 	ib_shmem_require();
-	pipeline = ib_catalog_find_pipeline(PG_GETARG_TEXT_PP(0), &relation, false);
-	if (pg_class_aclcheck(relation, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_VIEW, get_rel_name(relation));
+	pipeline = ib_readable_pipeline(PG_GETARG_TEXT_PP(0), &relation);
 	find_subject(pipeline, &subject);
 
+	/* as the owner: what the query calls is his, and the caller a superuser perhaps */
+	GetUserIdAndSecContext(&save_userid, &save_context);
+	SetUserIdAndSecContext(ib_relation_owner(subject.definition),
+						   save_context | SECURITY_RESTRICTED_OPERATION);
 	guc_level = NewGUCNestLevel();
 	ib_apply_settings(subject.settings);
-	ib_apply_settings(list_make2("search_path", "pg_catalog, pg_temp"));
+	ib_apply_settings(list_make4("search_path", "pg_catalog, pg_temp", "quote_all_identifiers", "off"));
 	subject.query = subject.track_lookups ?
 		ib_lookups_analyze(ib_query_of_view(subject.definition)) :
 		ib_query_analyze(ib_query_of_view(subject.definition));
@@ -404,5 +409,6 @@ ib_verify_pipeline(PG_FUNCTION_ARGS)
 		verify_path(&subject, pipeline, lfirst_int(lc), lfirst_oid(lt),
 					(ReturnSetInfo *) fcinfo->resultinfo);
 	AtEOXact_GUC(false, guc_level);
+	SetUserIdAndSecContext(save_userid, save_context);
 	return (Datum) 0;
 }

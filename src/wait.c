@@ -8,7 +8,9 @@
  */
 #include "incbatch.h"
 
+#include "access/xlog.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/latch.h"
 #include "utils/acl.h"
@@ -26,6 +28,23 @@ PG_FUNCTION_INFO_V1(ib_wait_for);
 
 /* While waiting for the worker, look this often whether it still can. */
 #define WAIT_CHECK_MS 200
+
+/* Whoever waits for a worker that cannot be there waits in vain. */
+static void
+require_worker(void)
+{
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("no incbatch worker runs on a standby"),
+				errdetail("Pipelines are kept up to date on the primary, and come here with its other tables."),
+				errhint("Call this on the primary; incbatch.lag says here how fresh a pipeline is."));
+	if (!IsUnderPostmaster)
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("no incbatch worker runs in single-user mode"),
+				errhint("Start the server."));
+}
 
 /*
  * The paths of a pipeline that can get anywhere, or the freshest one alone.
@@ -157,6 +176,7 @@ ib_refresh(int32 pipeline)
 	List	   *running;
 	ListCell   *lc;
 
+	require_worker();
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
 		ereport(ERROR,
 				errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
@@ -181,6 +201,8 @@ ib_refresh(int32 pipeline)
 				pg_atomic_write_u64(&entry->refresh_lsn, barrier);
 				ib_database_nudge(MyDatabaseId);
 			}
+			if (entry == NULL)
+				ib_path_entry_require();
 			wait_for_move(entry, WAIT_CHECK_MS);
 			if (!has_reached(ib_path_entry_find(path), barrier))
 				(void) ib_running_paths(pipeline, false);
@@ -214,9 +236,8 @@ ib_wait_for(PG_FUNCTION_ARGS)
 	ib_refuse_null(fcinfo, 1, "lsn");
 	ib_refuse_null(fcinfo, 2, "timeout");
 	ib_shmem_require();
-	pipeline = ib_catalog_find_pipeline(PG_GETARG_TEXT_PP(0), &relation, false);
-	if (pg_class_aclcheck(relation, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_VIEW, get_rel_name(relation));
+	require_worker();
+	pipeline = ib_readable_pipeline(PG_GETARG_TEXT_PP(0), &relation);
 	lsn = Min(PG_GETARG_LSN(1), ib_wal_end());
 	timeout = PG_GETARG_INTERVAL_P(2);
 	deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,

@@ -94,18 +94,13 @@ fix_settings(void)
 		{"max_parallel_workers_per_gather", "0"},
 		{"client_min_messages", "warning"},
 		{"exit_on_error", "off"},
-		/* a query's constants become text, and are read again as they are */
-		{"DateStyle", "ISO"},
-		{"IntervalStyle", "postgres"},
-		{"extra_float_digits", "1"},
-		{"xmloption", "content"},
-		{"standard_conforming_strings", "on"},
-		{"array_nulls", "on"},
-		{"transform_null_equals", "off"},
 	};
+	List	   *text = MUTANT(SETTINGS) ? NIL : ib_text_settings();
 
 	for (int i = 0; i < lengthof(settings); i++)
 		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+	for (int i = 0; i < list_length(text); i += 2)
+		SetConfigOption(list_nth(text, i), list_nth(text, i + 1), PGC_SUSET, PGC_S_OVERRIDE);
 }
 
 /*
@@ -133,6 +128,34 @@ ib_worker_enter(WorkerState state)
  *		Slot and decoding
  * ----------------------------------------------------------------
  */
+
+/* Wait for a slot that nobody has.  False: pipelines have changed meanwhile. */
+static bool
+await_slot(void)
+{
+	static bool said = false;
+
+	while (!ib_slot_is_left())
+	{
+		if (!said)
+			ereport(LOG,
+					errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					errmsg("incbatch found no free replication slot for database with OID %u",
+						   MyDatabaseId),
+					errdetail("All that max_replication_slots allows are in use; it looks again every second."),
+					errhint("Drop a slot that nobody needs, or raise max_replication_slots and restart the server."));
+		said = true;
+		ib_worker_enter(WORKER_NO_SLOT);
+		ib_activity(ACTIVITY_NO_SLOT, 0, NULL);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 1000, ib_wait_event(WAIT_FOR_WORK));
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (!ib_paths_are_current())
+			return false;
+	}
+	return true;
+}
 
 /* Paths that hold WAL and, if a test is given, for which it is true. */
 static List *
@@ -204,9 +227,10 @@ make_slot(void)
 /*
  * Find the slot or make it.  A frontier that the slot can no longer serve is
  * lost, whatever the reason: never go on from "now".  Where all are lost, who
- * needs no WAL gets no slot.
+ * needs no WAL gets no slot.  False: not done, for the catalog is to be read
+ * again.
  */
-static void
+static bool
 attach_slot(void)
 {
 	SlotPosition slot = ib_slot_position();
@@ -240,8 +264,13 @@ attach_slot(void)
 	if (lost != NULL)
 		ib_slot_drop();
 	if (lost != NULL && ib_paths_need_slot())
+	{
+		if (!await_slot())
+			return false;
 		make_slot();
+	}
 	ib_worker_enter(WORKER_RUNNING);
+	return true;
 }
 
 /*
@@ -824,7 +853,8 @@ ib_worker_main(Datum arg)
 			continue;
 		}
 		ib_paths_stop_deadly();
-		attach_slot();
+		if (!attach_slot())
+			continue;
 		if (ib_paths_need_slot())
 			work();
 		else

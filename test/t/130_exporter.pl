@@ -2,8 +2,8 @@
 # What Prometheus sees: the queries of test/monitoring through the exporter of
 # Debian's package prometheus-postgres-exporter.
 #
-# Proves that each metric of queries.yaml is delivered to a role without any
-# privilege, with the values of the views, for consumers that are fresh, paused
+# Proves that each metric of queries.yaml is delivered to a member of
+# pg_monitor, with the values of the views, for consumers that are fresh, paused
 # and failed, and when the worker is stopped or dead; and that the dashboard is
 # JSON as Grafana wants it and names only metrics that were delivered.
 #
@@ -56,7 +56,7 @@ my $look   = session($node, 'postgres');
 ask($look, q{
 SELECT incbatch.create_consumer('marketing "north"', 'shop.thirds', freshness => '10 minutes', trigger_interval => '1 second');
 SELECT incbatch.create_consumer('executive', 'shop.thirds', freshness => '4 hours', trigger_interval => '3 hours');
-CREATE ROLE scraper LOGIN;
+CREATE ROLE scraper LOGIN IN ROLE pg_monitor;
 });
 ask($look, "CALL incbatch.refresh_pipeline('$_')") foreach 'shop.thirds', 'shop.extremes', 'shop.ratio';
 my $insert = q{INSERT INTO shop.orders (product_id, region, amount_cents) SELECT 1, 'north', 100 FROM generate_series(1, 20)};

@@ -108,11 +108,11 @@ $fresh->safe_psql('data', "SELECT incbatch.rebuild_pipeline('$_')") foreach @nam
 are_exact($fresh, 'data', [ @names[ 0, 1 ] ], '83: data alone, rebuilt');
 $fresh->stop;
 
-# A role that is no superuser owns everything and may read and write incbatch's
-# tables; only the extension is made for it.
+# A role that is no superuser owns everything and may read incbatch's tables.
+# The extension is made for it, and so are the definitions.
 $node->safe_psql('postgres', q{
 CREATE ROLE app LOGIN;
-GRANT pg_read_all_data, pg_write_all_data TO app;
+GRANT pg_read_all_data, incbatch_user TO app;
 CREATE DATABASE before OWNER app;
 CREATE DATABASE after OWNER app});
 create_extension($node, $_) foreach 'before', 'after';
@@ -125,8 +125,14 @@ INSERT INTO mine.events SELECT i, i % 3 FROM generate_series(1, 30) i;
 SELECT incbatch.create_pipeline('mine.kinds', 'SELECT kind, count(*) FROM mine.events GROUP BY kind')});
 wait_for_state($node, 'before', 'mine.kinds', 'running');
 $node->command_ok([ 'pg_dump', '-Fc', '--no-comments', '-f', "$dir/app", 'before' ], '83: pg_dump as no superuser');
-# Which complains of the schema that is there, and goes on.
+# Which complains of the schema that is there and of incbatch's own tables.
 PostgreSQL::Test::Utils::run_log([ 'pg_restore', '-d', $node->connstr('after'), "$dir/app" ]);
+is($node->safe_psql('after', 'SELECT (SELECT count(*) FROM incbatch.pipelines), (SELECT count(*) FROM mine.events)'),
+	'0|30', '83: pg_restore as no superuser leaves the definitions out');
+delete $ENV{PGUSER};
+$node->command_ok([ 'pg_restore', '--data-only', '-n', 'incbatch', '-d', 'after', "$dir/app" ],
+	'83: a superuser restores the definitions');
+$ENV{PGUSER} = 'app';
 wait_for_state($node, 'after', 'mine.kinds', 'needs_rebuild');
 $node->safe_psql('after', q{
 UPDATE mine.events SET kind = 'x' WHERE id < 5;

@@ -98,9 +98,8 @@ sub promotion
 	set_conf($standby, primary_slot_name => 'standby', hot_standby_feedback => 'on', archive_mode => 'off');
 	if ($failover)
 	{
-		set_conf($standby,
-			sync_replication_slots => 'on',
-			primary_conninfo       => $node->connstr('postgres') . ' application_name=standby');
+		(my $primary = $node->connstr('postgres')) =~ s/'/''/g;
+		set_conf($standby, sync_replication_slots => 'on', primary_conninfo => $primary);
 	}
 	$standby->start;
 	if ($failover)
