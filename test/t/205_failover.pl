@@ -180,6 +180,15 @@ sub upgrade
 	change($node);
 	are_exact($node, 'postgres', \@shop_pipelines, '53: before pg_upgrade');
 	$node->stop;
+	if ($failover)
+	{
+		# Its slot would be taken along, and must have read all, our writes too.
+		set_conf($node, shared_preload_libraries => '');
+		$node->start;
+		$node->safe_psql('postgres', "SELECT pg_drop_replication_slot('$slot')");
+		$node->stop;
+		set_conf($node, shared_preload_libraries => 'incbatch');
+	}
 	chdir $PostgreSQL::Test::Utils::tmp_check;
 	$new->command_ok(
 		[
