@@ -14,7 +14,7 @@ ALTER TABLE orders REPLICA IDENTITY FULL;
 INSERT INTO product SELECT i, 'category ' || i % 3 FROM generate_series(1, 10) i;
 INSERT INTO "Region" VALUES ('north', 'Norway'), ('south', 'Spain');
 INSERT INTO orders SELECT i, i % 10 + 1, CASE WHEN i % 2 = 0 THEN 'north' ELSE 'south' END,
-	timestamptz '2024-01-01 UTC' + i * interval '1 min', i, i / 10.0, i / 100.0
+	timestamptz '2024-01-01 UTC' + i * interval '1 min', i, i / 8.0, i / 100.0
 FROM generate_series(1, 20000) i;
 ANALYZE orders, product;
 

@@ -60,6 +60,7 @@ CREATE TABLE incbatch.pipeline (
     query            text NOT NULL,
     settings         text[] NOT NULL,
     event_time       smallint,
+    event_time_name  name,
     lateness         interval,
     late_policy      text NOT NULL DEFAULT 'divert',
     retention        interval,
@@ -75,9 +76,11 @@ CREATE TABLE incbatch.pipeline (
     created_at       timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 
+-- Those that pg_dump takes along have no foreign keys among them, for
+-- pg_restore -j fills tables in any order.
 CREATE TABLE incbatch.path (
     id               int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    pipeline         int NOT NULL REFERENCES incbatch.pipeline ON DELETE CASCADE,
+    pipeline         int NOT NULL,
     relation         regclass NOT NULL UNIQUE,
     trigger_interval interval NOT NULL,
     state            text NOT NULL DEFAULT 'initializing'
@@ -103,8 +106,8 @@ INSERT INTO incbatch.tiers VALUES
 CREATE TABLE incbatch.consumer (
     id               int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     consumer         text NOT NULL,
-    pipeline         int NOT NULL REFERENCES incbatch.pipeline ON DELETE CASCADE,
-    path             int NOT NULL REFERENCES incbatch.path,
+    pipeline         int NOT NULL,
+    path             int NOT NULL,
     relation         regclass NOT NULL UNIQUE,
     tier             int,
     freshness        interval NOT NULL,
@@ -210,6 +213,7 @@ COMMENT ON COLUMN incbatch.pipeline.source IS 'The table whose changes drive the
 COMMENT ON COLUMN incbatch.pipeline.query IS 'The query as it was given.';
 COMMENT ON COLUMN incbatch.pipeline.settings IS 'Settings that the query''s meaning depends on, as they were at creation: name and value alternating.';
 COMMENT ON COLUMN incbatch.pipeline.event_time IS 'Number of the source''s column with the event time, or NULL.';
+COMMENT ON COLUMN incbatch.pipeline.event_time_name IS 'Its name, by which it is found after a restore.';
 COMMENT ON COLUMN incbatch.pipeline.lateness IS 'The watermark is the largest event time seen minus this; NULL: windows never close.';
 COMMENT ON COLUMN incbatch.pipeline.late_policy IS 'What happens to a change to a closed window: divert, drop or apply.';
 COMMENT ON COLUMN incbatch.pipeline.retention IS 'Windows that ended this long before the watermark are removed; NULL: none.';
@@ -235,7 +239,7 @@ COMMENT ON COLUMN incbatch.path.last_error IS 'Why the path stopped, and the fun
 COMMENT ON COLUMN incbatch.path.rebuilt_at IS 'When the worker last began to rebuild it by itself (on_lost); NULL: never.';
 COMMENT ON COLUMN incbatch.path.rebuild_delay IS 'So long after rebuilt_at it does so again at the earliest; longer each time within an hour.';
 
-COMMENT ON TABLE incbatch.tiers IS 'Named freshnesses for consumers to pick; the administrator edits them. A change holds for consumers that pick the tier from then on.';
+COMMENT ON TABLE incbatch.tiers IS 'Named freshnesses for consumers to pick; the administrator edits them. A change holds for consumers that pick the tier from then on. pg_dump takes them along; a tier of the extension''s own that was deleted comes back with a restore.';
 COMMENT ON COLUMN incbatch.tiers.tier IS 'Number of the tier.';
 COMMENT ON COLUMN incbatch.tiers.name IS 'Its name.';
 COMMENT ON COLUMN incbatch.tiers.freshness IS 'The staleness that its consumers accept.';
@@ -562,6 +566,43 @@ CREATE FUNCTION incbatch.may_see(relation regclass) RETURNS boolean
 LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'ib_may_see';
 COMMENT ON FUNCTION incbatch.may_see(regclass) IS
 'Whether the caller sees a pipeline in the views: its owner, members of his role, members of pg_read_all_stats (pg_monitor is one) and superusers do.';
+
+-- ---------------------------------------------------------------------
+-- Dump and restore
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION incbatch.on_pipeline_insert() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'ib_on_pipeline_insert';
+COMMENT ON FUNCTION incbatch.on_pipeline_insert() IS
+'Trigger: keeps the name of the event time column beside its number, and finds the number by it when a pipeline is restored from a dump.';
+CREATE TRIGGER on_insert BEFORE INSERT ON incbatch.pipeline
+FOR EACH ROW EXECUTE FUNCTION incbatch.on_pipeline_insert();
+COMMENT ON TRIGGER on_insert ON incbatch.pipeline IS 'Finds the event time column by its name.';
+
+CREATE FUNCTION incbatch.on_path_insert() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'ib_on_path_insert';
+COMMENT ON FUNCTION incbatch.on_path_insert() IS
+'Trigger: a path that is restored from a dump needs a rebuild.';
+CREATE TRIGGER on_insert BEFORE INSERT ON incbatch.path
+FOR EACH ROW EXECUTE FUNCTION incbatch.on_path_insert();
+COMMENT ON TRIGGER on_insert ON incbatch.path IS 'A path that is restored from a dump needs a rebuild.';
+
+CREATE FUNCTION incbatch.on_tier_insert() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'ib_on_tier_insert';
+COMMENT ON FUNCTION incbatch.on_tier_insert() IS
+'Trigger: a tier that is still as CREATE EXTENSION made it gives way to one of the same number or name, which so can be restored from a dump.';
+CREATE TRIGGER on_insert BEFORE INSERT ON incbatch.tiers
+FOR EACH ROW EXECUTE FUNCTION incbatch.on_tier_insert();
+COMMENT ON TRIGGER on_insert ON incbatch.tiers IS 'A tier that is still as CREATE EXTENSION made it gives way to one of the same number or name.';
+
+CREATE FUNCTION incbatch.on_rename() RETURNS event_trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'ib_on_rename';
+COMMENT ON FUNCTION incbatch.on_rename() IS
+'Event trigger: keeps the name of a pipeline''s event time column.';
+CREATE EVENT TRIGGER incbatch_on_rename ON ddl_command_end WHEN TAG IN ('ALTER TABLE')
+EXECUTE FUNCTION incbatch.on_rename();
+ALTER EVENT TRIGGER incbatch_on_rename ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER incbatch_on_rename IS 'Keeps the name of a pipeline''s event time column.';
 
 -- ---------------------------------------------------------------------
 -- What shared memory knows
@@ -1383,7 +1424,8 @@ REVOKE EXECUTE ON FUNCTION
     incbatch.create_pipeline, incbatch.alter_pipeline, incbatch.drop_pipeline,
     incbatch.pause_pipeline, incbatch.resume_pipeline, incbatch.rebuild_pipeline,
     incbatch.create_consumer, incbatch.set_tier, incbatch.set_freshness, incbatch.drop_consumer,
-    incbatch.on_drop, incbatch.on_rewrite, incbatch.refuse_change FROM PUBLIC;
+    incbatch.on_drop, incbatch.on_rewrite, incbatch.refuse_change,
+    incbatch.on_pipeline_insert, incbatch.on_path_insert, incbatch.on_tier_insert, incbatch.on_rename FROM PUBLIC;
 REVOKE EXECUTE ON PROCEDURE incbatch.refresh_pipeline FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
     incbatch.create_pipeline, incbatch.alter_pipeline, incbatch.drop_pipeline,
@@ -1392,5 +1434,9 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON PROCEDURE incbatch.refresh_pipeline TO incbatch_user;
 
 SELECT pg_catalog.pg_extension_config_dump('incbatch.pipeline', '');
+SELECT pg_catalog.pg_extension_config_dump('incbatch.pipeline_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('incbatch.path', '');
+SELECT pg_catalog.pg_extension_config_dump('incbatch.path_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('incbatch.consumer', '');
+SELECT pg_catalog.pg_extension_config_dump('incbatch.consumer_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('incbatch.tiers', '');

@@ -301,9 +301,8 @@ create_relation(RangeVar *name, Oid pipeline_relation, Oid owner, const char *co
 {
 	List	   *settings = list_concat(list_make2("search_path", "pg_catalog, pg_temp"), ib_text_settings());
 	OwnerScope	scope;
-	ObjectAddress view;
-	ObjectAddress other;
 	Query	   *query;
+	Oid			view;
 
 	ib_enter_role(owner, settings, &scope);
 	ib_spi(psprintf("CREATE VIEW %s AS SELECT * FROM %s t%s",
@@ -312,17 +311,15 @@ create_relation(RangeVar *name, Oid pipeline_relation, Oid owner, const char *co
 		   SPI_OK_UTILITY, 0, NULL, NULL, NULL);
 	ib_leave_owner(&scope);
 
-	ObjectAddressSet(view, RelationRelationId, RangeVarGetRelid(name, NoLock, false));
-	query = ib_family_view_query(view.objectId);
+	view = RangeVarGetRelid(name, NoLock, false);
+	query = ib_family_view_query(view);
 	inline_view(query, pipeline_relation);
-	ib_family_store_view(view.objectId, query);
+	ib_family_store_view(view, query);
 
 	/* DROP EXTENSION, and DROP of the pipeline's view, ask for CASCADE */
-	ObjectAddressSet(other, ExtensionRelationId, get_extension_oid(IB_NAME, false));
-	recordDependencyOn(&view, &other, DEPENDENCY_NORMAL);
-	ObjectAddressSet(other, RelationRelationId, pipeline_relation);
-	recordDependencyOn(&view, &other, DEPENDENCY_NORMAL);
-	return view.objectId;
+	ib_depend(view, ExtensionRelationId, get_extension_oid(IB_NAME, false));
+	ib_depend(view, RelationRelationId, pipeline_relation);
+	return view;
 }
 
 /* ----------------------------------------------------------------

@@ -26,6 +26,7 @@
 #include "parser/analyze.h"
 #include "parser/parse_relation.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 #include "utils/varlena.h"
@@ -150,6 +151,7 @@ check_followed(PipelineQuery *pq, bool append_only)
 	ListCell   *lc;
 
 	refuse_state_table(pq->source);
+	ib_source_check_columns(pq->source, pq->needed);
 	if (!append_only)
 		ib_source_check_identity(pq->source, pq->needed,
 								 "pass append_only => true if the table only ever gets INSERTs");
@@ -158,6 +160,7 @@ check_followed(PipelineQuery *pq, bool append_only)
 		TrackedLookup *lookup = lfirst(lc);
 
 		refuse_state_table(lookup->relid);
+		ib_source_check_columns(lookup->relid, lookup->needed);
 		ib_source_check_identity(lookup->relid, lookup->needed,
 								 "create the pipeline without track_lookups");
 	}
@@ -271,19 +274,10 @@ static void
 record_dependencies(Oid relation, Oid definition, Oid state_table)
 {
 	Oid			relations[] = {relation, definition, state_table};
-	ObjectAddress extension;
-	ObjectAddress address;
-	ObjectAddress batch;
 
-	ObjectAddressSet(extension, ExtensionRelationId, get_extension_oid(IB_NAME, false));
 	for (int i = 0; i < lengthof(relations); i++)
-	{
-		ObjectAddressSet(address, RelationRelationId, relations[i]);
-		recordDependencyOn(&address, &extension, DEPENDENCY_NORMAL);
-	}
-	ObjectAddressSet(address, RelationRelationId, relation);
-	ObjectAddressSet(batch, RelationRelationId, definition);
-	recordDependencyOn(&address, &batch, DEPENDENCY_NORMAL);
+		ib_depend(relations[i], ExtensionRelationId, get_extension_oid(IB_NAME, false));
+	ib_depend(relation, RelationRelationId, definition);
 }
 
 static void

@@ -34,6 +34,7 @@ extern char *ib_slot_name(Oid database);
 extern SlotPosition ib_slot_position(void);
 extern XLogRecPtr ib_slot_create(void);
 extern int64 ib_slot_releasable(XLogRecPtr *lsn);
+extern bool ib_slot_standbys_have(XLogRecPtr lsn);
 extern bool ib_slot_is_left(void);
 extern void ib_slot_drop(void);
 extern List *ib_slots_of_all(void);

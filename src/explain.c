@@ -119,14 +119,18 @@ static char *
 expression(Explanation *explain, Node *node)
 {
 	return ib_query_expression(explain->rtable,
-							   flatten_join_alias_vars(explain->query, copyObject(node)));
+							   ib_flatten_join_aliases(explain->query, copyObject(node)));
 }
 
-/* A range table by which single expressions can be deparsed: without joins */
+/*
+ * A range table by which single expressions can be deparsed: without joins, and
+ * never of one entry only, so that the deparser says whose each column is.
+ */
 static List *
 rtable_of_expressions(Query *query)
 {
 	List	   *rtable = copyObject(query->rtable);
+	RangeTblEntry *other = makeNode(RangeTblEntry);
 	ListCell   *lc;
 
 	foreach(lc, rtable)
@@ -140,7 +144,9 @@ rtable_of_expressions(Query *query)
 			rte->eref = makeAlias("*RESULT*", NIL);
 		}
 	}
-	return rtable;
+	other->rtekind = RTE_RESULT;
+	other->eref = makeAlias("*RESULT*", NIL);
+	return lappend(rtable, other);
 }
 
 /* ----------------------------------------------------------------
@@ -227,7 +233,7 @@ describe_reading(PipelineQuery *pq)
 	foreach(lc, pq->keys)
 	{
 		KeyColumn  *key = lfirst(lc);
-		Node	   *expr = ib_query_at_source(pq, flatten_join_alias_vars(pq->query,
+		Node	   *expr = ib_query_at_source(pq, ib_flatten_join_aliases(pq->query,
 																	  copyObject((Node *) key->expr)));
 		Bitmapset  *tables = pull_varnos(NULL, expr);
 		Var		   *column = key->time ? key->time : (Var *) expr;
@@ -323,7 +329,7 @@ find_join(Explanation *explain, Node *node, int lookup, Wanted *wanted,
 	{
 		FromExpr   *from = (FromExpr *) node;
 
-		find_joined_columns(flatten_join_alias_vars(explain->query, copyObject(from->quals)),
+		find_joined_columns(ib_flatten_join_aliases(explain->query, copyObject(from->quals)),
 							lookup, explain->source, wanted, compared);
 		foreach(lc, from->fromlist)
 			type = Max(type, find_join(explain, lfirst(lc), lookup, wanted, compared));
@@ -332,7 +338,7 @@ find_join(Explanation *explain, Node *node, int lookup, Wanted *wanted,
 	{
 		JoinExpr   *join = (JoinExpr *) node;
 
-		find_joined_columns(flatten_join_alias_vars(explain->query, copyObject(join->quals)),
+		find_joined_columns(ib_flatten_join_aliases(explain->query, copyObject(join->quals)),
 							lookup, explain->source, wanted, compared);
 		if (IsA(join->rarg, RangeTblRef) && ((RangeTblRef *) join->rarg)->rtindex == lookup)
 			type = join->jointype;

@@ -398,14 +398,12 @@ create_state_table(Family *family, Oid sibling)
 	char	   *sql = psprintf("CREATE TABLE %s (LIKE %s INCLUDING ALL)%s",
 							   quote_qualified_identifier(name->schemaname, name->relname),
 							   ib_query_relation_name(sibling), storage_parameters(sibling));
-	ObjectAddress table;
-	ObjectAddress extension;
+	Oid			table;
 
 	ib_spi(sql, SPI_OK_UTILITY, 0, NULL, NULL, NULL);
-	ObjectAddressSet(table, RelationRelationId, RangeVarGetRelid(name, NoLock, false));
-	ObjectAddressSet(extension, ExtensionRelationId, get_extension_oid(IB_NAME, false));
-	recordDependencyOn(&table, &extension, DEPENDENCY_NORMAL);
-	return table.objectId;
+	table = RangeVarGetRelid(name, NoLock, false);
+	ib_depend(table, ExtensionRelationId, get_extension_oid(IB_NAME, false));
+	return table;
 }
 
 /* What a new path begins as: the freshest that is of use. */

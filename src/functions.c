@@ -20,7 +20,9 @@
 #include "pgstat.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -433,6 +435,7 @@ ib_rebuild_pipeline(PG_FUNCTION_ARGS)
 				   " state_since = pg_catalog.clock_timestamp()"
 				   " WHERE pipeline OPERATOR(pg_catalog.=) $1",
 				   SPI_OK_UPDATE, 1, types, values, NULL);
+	ib_restore_dependencies(DatumGetInt32(values[0]));
 	PG_RETURN_VOID();
 }
 
@@ -490,6 +493,10 @@ forget_pipelines(Datum pipelines)
 	}
 	foreach(lc, relations)
 		LockRelationOid(lfirst_oid(lc), AccessExclusiveLock);
+	ib_spi("DELETE FROM incbatch.consumer WHERE pipeline OPERATOR(pg_catalog.=) ANY ($1)",
+		   SPI_OK_DELETE, 1, types, &pipelines, NULL);
+	ib_spi("DELETE FROM incbatch.path WHERE pipeline OPERATOR(pg_catalog.=) ANY ($1)",
+		   SPI_OK_DELETE, 1, types, &pipelines, NULL);
 	ib_spi("DELETE FROM incbatch.pipeline WHERE id OPERATOR(pg_catalog.=) ANY ($1)",
 		   SPI_OK_DELETE, 1, types, &pipelines, NULL);
 	ib_catalog_leave(&scope);
@@ -633,16 +640,34 @@ ib_on_drop(PG_FUNCTION_ARGS)
 	" AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass" \
 	" AND d.refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_event_trigger_table_rewrite_oid()" \
 	" AND r.ev_class OPERATOR(pg_catalog.=) p.definition::pg_catalog.oid))" \
-	" AND pg_catalog.pg_event_trigger_table_rewrite_reason() OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.<>) 0" \
+	" AND ($1 OR pg_catalog.pg_event_trigger_table_rewrite_reason() OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.<>) 0)" \
 	" AND a.state OPERATOR(pg_catalog.<>) ALL ('{initializing,backfilling,needs_rebuild}')"
+
+/* Does an ALTER TABLE change how a generated column is computed? */
+static bool
+sets_an_expression(Node *statement)
+{
+	ListCell   *lc;
+
+	if (!IsA(statement, AlterTableStmt))
+		return false;
+	foreach(lc, castNode(AlterTableStmt, statement)->cmds)
+	{
+		if (ib_sets_expression(lfirst_node(AlterTableCmd, lc)->subtype))
+			return true;
+	}
+	return false;
+}
 
 /*
  * A transaction with a snapshot of its own may not see a pipeline that was
  * made, or filled, since: it must try again.
  */
 static void
-require_all_marked(void)
+require_all_marked(bool sets_expression)
 {
+	Oid			types[] = {BOOLOID};
+	Datum		values[] = {BoolGetDatum(sets_expression)};
 	CatalogScope scope;
 	bool		missed;
 
@@ -650,8 +675,8 @@ require_all_marked(void)
 		return;
 	ib_catalog_enter(&scope);
 	PushActiveSnapshot(GetLatestSnapshot());
-	if (SPI_execute("SELECT FROM incbatch.path a WHERE EXISTS (SELECT" PATHS_OF_REWRITTEN ")",
-					true, 1) != SPI_OK_SELECT)
+	if (SPI_execute_with_args("SELECT FROM incbatch.path a WHERE EXISTS (SELECT" PATHS_OF_REWRITTEN ")",
+							  lengthof(types), types, values, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read incbatch.path");
 	missed = SPI_processed > 0;
 	PopActiveSnapshot();
@@ -688,12 +713,17 @@ refuse_unlogged_state(void)
 
 /*
  * Event trigger on table_rewrite: what is written to a source, or to a lookup
- * that is tracked, while it is unlogged is in no WAL.  The other rewrites leave the columns that a query
- * reads as they are, for its view depends on them.
+ * that is tracked, while it is unlogged is in no WAL.  Neither are the values of
+ * a generated column that gets another expression.  The other rewrites leave the
+ * columns that a query reads as they are, for its view depends on them.
  */
 Datum
 ib_on_rewrite(PG_FUNCTION_ARGS)
 {
+	Oid			types[] = {BOOLOID};
+	Datum		values[1];
+	bool		sets_expression;
+
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
 		ereport(ERROR,
 				errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
@@ -701,12 +731,16 @@ ib_on_rewrite(PG_FUNCTION_ARGS)
 
 	if (!MUTANT(UNLOGGED_STATE))
 		refuse_unlogged_state();
+	sets_expression = sets_an_expression(((EventTriggerData *) fcinfo->context)->parsetree);
+	values[0] = BoolGetDatum(sets_expression);
 	ib_change_catalog("UPDATE incbatch.path a SET state = 'needs_rebuild',"
 				   " state_since = pg_catalog.clock_timestamp(), last_error ="
-				   " pg_catalog.format('table %s was set UNLOGGED or LOGGED; run incbatch.rebuild_pipeline',"
+				   " pg_catalog.format(CASE WHEN $1 THEN 'a generated column of table %s got another expression'"
+				   " ELSE 'table %s was set UNLOGGED or LOGGED' END"
+				   " OPERATOR(pg_catalog.||) '; run incbatch.rebuild_pipeline',"
 				   " pg_catalog.pg_event_trigger_table_rewrite_oid()::pg_catalog.regclass)"
 				   PATHS_OF_REWRITTEN,
-				   SPI_OK_UPDATE, 0, NULL, NULL, NULL);
-	require_all_marked();
+				   SPI_OK_UPDATE, lengthof(types), types, values, NULL);
+	require_all_marked(sets_expression);
 	PG_RETURN_NULL();
 }

@@ -34,6 +34,10 @@ extern void ib_drop_relations(List *relations);
 /* create.c */
 extern RangeVar *ib_sibling_name(Oid schema, const char *name, const char *label);
 
+/* restore.c */
+extern void ib_depend(Oid relation, Oid class, Oid object);
+extern void ib_restore_dependencies(int32 pipeline);
+
 /* wait.c */
 extern List *ib_running_paths(int32 pipeline, bool freshest);
 extern void ib_refresh(int32 pipeline);

@@ -216,13 +216,12 @@ write_lines(void)
 
 	/* known for the worker's life: another incbatch has another worker */
 	if (!OidIsValid(table))
-	{
 		table = get_relname_relid("batch", get_namespace_oid(IB_SCHEMA, false));
-		sequence = getIdentitySequence(table, get_attnum(table, "batch"), false);
-	}
 	rel = try_table_open(table, RowExclusiveLock);
 	if (rel == NULL)
 		return;
+	if (!OidIsValid(sequence))
+		sequence = ib_identity_sequence(rel, get_attnum(table, "batch"));
 	foreach(lc, lines)
 		write_line(rel, nextval_internal(sequence, false), lfirst(lc));
 	table_close(rel, NoLock);

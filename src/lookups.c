@@ -128,10 +128,10 @@ reduce_joins(Query *query)
 	PlannerInfo root = {.type = T_PlannerInfo, .parse = query};
 
 	query->targetList = (List *)
-		flatten_join_alias_vars(query, (Node *) query->targetList);
-	query->havingQual = flatten_join_alias_vars(query, query->havingQual);
+		ib_flatten_join_aliases(query, (Node *) query->targetList);
+	query->havingQual = ib_flatten_join_aliases(query, query->havingQual);
 	query->jointree = (FromExpr *)
-		flatten_join_alias_vars(query, (Node *) query->jointree);
+		ib_flatten_join_aliases(query, (Node *) query->jointree);
 	if (!has_outer_join((Node *) query->jointree))
 		return;
 	reduce_outer_joins(&root);

@@ -304,6 +304,8 @@ ib_paths_load(void)
 			remove_path(path);
 			ib_paths = foreach_delete_current(ib_paths, lc);
 		}
+		else if (path->row->state == PATH_RUNNING && !path->row->has_frontier)
+			ib_path_lose_place(path, "what it contains is not known, as after a restore");
 	}
 	ib_path_entries_free_others(is_shown_by_a_path);
 	list_sort(ib_paths, compare_deaths);

@@ -403,6 +403,7 @@ ib_query_of_view(Oid view)
 	Query	   *query = copyObject(get_view_query(rel));
 
 	table_close(rel, NoLock);
+	ib_flatten_groups(query);
 	return query;
 }
 

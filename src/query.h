@@ -206,8 +206,8 @@ extern Expr *ib_query_expose(PipelineQuery *pq, Query *query, Expr *column,
 							  char *name);
 
 /* query_check.c */
-extern void ib_refuse_clause(const char *what, const char *detail,
-							 const char *hint) pg_attribute_noreturn();
+IB_NORETURN extern void ib_refuse_clause(const char *what, const char *detail,
+										 const char *hint);
 extern void ib_check_clauses(Query *query);
 extern List *ib_check_everything(PipelineQuery *pq);
 

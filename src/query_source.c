@@ -195,10 +195,10 @@ flatten_joins(Query *query)
 	ListCell   *lc;
 
 	query->targetList = (List *)
-		flatten_join_alias_vars(query, (Node *) query->targetList);
-	query->havingQual = flatten_join_alias_vars(query, query->havingQual);
+		ib_flatten_join_aliases(query, (Node *) query->targetList);
+	query->havingQual = ib_flatten_join_aliases(query, query->havingQual);
 	query->jointree = (FromExpr *)
-		flatten_join_alias_vars(query, (Node *) query->jointree);
+		ib_flatten_join_aliases(query, (Node *) query->jointree);
 	foreach(lc, query->jointree->fromlist)
 		drop_join_aliases(lfirst(lc));
 	foreach(lc, query->rtable)
@@ -213,15 +213,15 @@ flatten_joins(Query *query)
 				break;
 			case RTE_SUBQUERY:
 				rte->subquery = (Query *)
-					flatten_join_alias_vars(query, (Node *) rte->subquery);
+					ib_flatten_join_aliases(query, (Node *) rte->subquery);
 				break;
 			default:
 				rte->functions = (List *)
-					flatten_join_alias_vars(query, (Node *) rte->functions);
+					ib_flatten_join_aliases(query, (Node *) rte->functions);
 				rte->tablefunc = (TableFunc *)
-					flatten_join_alias_vars(query, (Node *) rte->tablefunc);
+					ib_flatten_join_aliases(query, (Node *) rte->tablefunc);
 				rte->values_lists = (List *)
-					flatten_join_alias_vars(query, (Node *) rte->values_lists);
+					ib_flatten_join_aliases(query, (Node *) rte->values_lists);
 				break;
 		}
 	}

@@ -228,7 +228,7 @@ void
 ib_launcher_attach(void)
 {
 	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
-	ib_shared->launcher_pgprocno = MyProc->pgprocno;
+	ib_shared->launcher_pgprocno = ib_my_proc_number();
 	LWLockRelease(ib_shared->lock);
 	before_shmem_exit(detach_launcher, 0);
 }
@@ -363,7 +363,7 @@ ib_database_attach(Oid database)
 		entry->wanted = true;
 		entry->starting = false;
 		entry->pid = MyProcPid;
-		entry->pgprocno = MyProc->pgprocno;
+		entry->pgprocno = ib_my_proc_number();
 		entry->obstacle = OBSTACLE_NONE;
 		pg_atomic_write_u32(&entry->state, WORKER_STARTING);
 		pg_atomic_write_u64(&entry->rows_decoded, 0);

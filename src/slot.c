@@ -6,6 +6,8 @@
  * The slot is made by the worker, never by a session: making it waits for
  * every transaction that is running, and a slot survives a ROLLBACK.  It is
  * ephemeral until its start point is found, so that a failure leaves nothing.
+ * Where the server has them it is a failover slot: a standby with
+ * sync_replication_slots keeps a copy, with which it goes on when promoted.
  *
  * Not here: where decoding starts (frontier.c) and what has been read
  * (decode.c).
@@ -57,7 +59,8 @@ ib_slot_position(void)
 		result.restart_lsn = slot->data.restart_lsn;
 		result.ours = slot->data.database == MyDatabaseId &&
 			strcmp(NameStr(slot->data.plugin), IB_NAME) == 0;
-		result.usable = result.ours && !XLogRecPtrIsInvalid(slot->data.restart_lsn);
+		result.usable = result.ours && !ib_slot_is_invalidated(slot) &&
+			!XLogRecPtrIsInvalid(slot->data.restart_lsn);
 		SpinLockRelease(&slot->mutex);
 	}
 	LWLockRelease(ReplicationSlotControlLock);
@@ -121,6 +124,19 @@ ib_slot_releasable(XLogRecPtr *lsn)
 		return 0;
 	*lsn = slot->candidate_restart_valid;
 	return (int64) (slot->candidate_restart_lsn - slot->data.restart_lsn);
+}
+
+/*
+ * May the slot be confirmed, as far as its copies on standbys are concerned?  A
+ * standby that takes over goes on from its copy with the frontiers that it has.
+ * The copy follows the slot here, so the slot waits until the standbys named in
+ * synchronized_standby_slots have all that was flushed when its new position
+ * was stored.  Elsewhere this is true at once.
+ */
+bool
+ib_slot_standbys_have(XLogRecPtr lsn)
+{
+	return ib_standby_slots_caught_up(lsn);
 }
 
 /* Drop the slot of this database, if there is one and it is ours. */

@@ -163,6 +163,28 @@ ib_source_check(Oid source, bool only)
  * ----------------------------------------------------------------
  */
 
+/* A column that is computed when it is read is in no change. */
+void
+ib_source_check_columns(Oid source, const Bitmapset *needed)
+{
+	Relation	rel = table_open(source, AccessShareLock);
+	int			attnum = -1;
+
+	while ((attnum = bms_next_member(needed, attnum)) >= 0)
+	{
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), attnum - 1);
+
+		if (ib_is_virtual_column(att))
+			ereport(ERROR,
+					errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					errmsg("changes of virtual generated column \"%s\" of table \"%s\" cannot be followed",
+						   NameStr(att->attname), RelationGetRelationName(rel)),
+					errdetail("It is computed when it is read, so its values are not in the WAL."),
+					errhint("Use its expression in the query, or make the column STORED."));
+	}
+	table_close(rel, NoLock);
+}
+
 /*
  * Under which number a relation that holds rows of a source has each needed
  * column.  False: it lacks one.

@@ -17,6 +17,7 @@
 extern void ib_source_check(Oid source, bool only);
 extern void ib_source_check_privileges(Oid source, const Bitmapset *needed, Oid role);
 extern void ib_source_check_reader(Oid source, Oid role);
+extern void ib_source_check_columns(Oid source, const Bitmapset *needed);
 extern void ib_source_check_identity(Oid source, const Bitmapset *needed,
 									 const char *otherwise);
 extern List *ib_source_relations(Oid source);

@@ -58,6 +58,8 @@ extern PGDLLEXPORT void ib_worker_main(Datum arg);
 static XLogRecPtr read_upto = InvalidXLogRecPtr;	/* read ahead so far */
 static int64 read_at = 0;		/* monotonic */
 static bool look_again = false; /* for statuses that nobody has told */
+static XLogRecPtr to_confirm = InvalidXLogRecPtr;	/* once standbys have ... */
+static XLogRecPtr needed_by_it; /* ... this much */
 static bool slot_is_useless = false;	/* it holds WAL that nobody may hold */
 
 /* ----------------------------------------------------------------
@@ -426,6 +428,25 @@ read_ahead(XLogRecPtr upto)
 }
 
 /*
+ * Let the server forget what lies before a position, for which all frontiers
+ * are in the WAL that has been flushed, once standbys that may take over have
+ * that WAL too; but they must not make it grow beyond the limit.
+ */
+static void
+confirm_upto(XLogRecPtr lsn, XLogRecPtr flushed, XLogRecPtr seen)
+{
+	if (XLogRecPtrIsInvalid(to_confirm))
+	{
+		to_confirm = lsn;
+		needed_by_it = flushed;
+	}
+	if (!ib_slot_standbys_have(needed_by_it) && to_confirm + ib_retained_limit() >= seen)
+		return;
+	ib_decode_confirm(to_confirm);
+	to_confirm = InvalidXLogRecPtr;
+}
+
+/*
  * Say once that a limit comes near, and again after it was far: at 50 and at 80
  * percent of what may be held.  "path" is NULL where a transaction holds it.
  */
@@ -512,7 +533,7 @@ confirm(XLogRecPtr seen)
 	pg_atomic_write_u32(&ib_worker->pinning_xid, xid);
 	pg_atomic_write_u64(&ib_worker->pinned_lsn, pinned);
 	warn_of_limit(seen - oldest, oldest_path, xid);
-	ib_decode_confirm(lsn);
+	confirm_upto(lsn, flushed, seen);
 	ib_slot_let_go();
 	judge_pinned(pinned, xid, seen);
 }

@@ -12,9 +12,12 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-pgbin=/usr/lib/postgresql/15/bin
-pgxs=/usr/lib/postgresql/15/lib/pgxs
-build_packages=(postgresql-15 postgresql-server-dev-15 make gcc libc6-dev xz-utils)
+# The version of PostgreSQL; all but test/matrix run on the reference.
+reference=15
+version=${TEST_POSTGRES:-$reference}
+pgbin=/usr/lib/postgresql/$version/bin
+pgxs=/usr/lib/postgresql/$version/lib/pgxs
+build_packages=("postgresql-$version" "postgresql-server-dev-$version" make gcc libc6-dev xz-utils)
 
 if (( EUID == 0 )); then runner=postgres; else runner=$(id -un); fi
 
@@ -267,12 +270,12 @@ build() {
 	as_runner "${make[@]}" -C "$dir" -j"$(nproc)" "$@"
 }
 
-# copy_server DIR: PostgreSQL in DIR/lib/postgresql/15; it finds its files from
-# where its programs are.
+# copy_server DIR: PostgreSQL in DIR/lib/postgresql/$version; it finds its files
+# from where its programs are.
 copy_server() {
-	as_runner mkdir -p "$1/lib/postgresql/15" "$1/share/postgresql"
-	as_runner cp -RL /usr/lib/postgresql/15/. "$1/lib/postgresql/15"
-	as_runner cp -RL /usr/share/postgresql/15 "$1/share/postgresql/"
+	as_runner mkdir -p "$1/lib/postgresql/$version" "$1/share/postgresql"
+	as_runner cp -RL "/usr/lib/postgresql/$version/." "$1/lib/postgresql/$version"
+	as_runner cp -RL "/usr/share/postgresql/$version" "$1/share/postgresql/"
 	as_runner ln -s /usr/include "$1/include"
 }
 
