@@ -905,7 +905,7 @@ COMMENT ON COLUMN incbatch.late_rows.commit_time IS 'When its transaction commit
 COMMENT ON COLUMN incbatch.late_rows.number IS 'Rises in the order in which the changes were read.';
 COMMENT ON COLUMN incbatch.late_rows.path IS 'Number of the path; each path of a pipeline keeps the changes that were late for it.';
 
-CREATE VIEW incbatch.failed_rows AS
+CREATE VIEW incbatch.failed_rows WITH (security_barrier) AS
 SELECT p.relation::text AS pipeline, r.change, r.row, r.error, r.sqlstate,
        r.commit_lsn, r.commit_time, r.left_out, r.number, r.path
 FROM incbatch.failed_row r

@@ -108,15 +108,15 @@ BEGIN
 	END;
 	RESET ROLE;
 END $$;
-SELECT call, try('regress_incbatch_nobody', call) FROM calls('privileges.p');
-SELECT call, try('regress_incbatch_bob', call) FROM calls('privileges.p') WHERE call !~ 'create_pipeline';
-SELECT call, try('regress_incbatch_monitor', call) FROM calls('privileges.p') WHERE call ~ 'cost|advise|diagnose|report|explain|verify|watermark|wait_for|find_pipeline';
+SELECT substring(call, 'incbatch[.](\w+)') AS function, try('regress_incbatch_nobody', call) FROM calls('privileges.p');
+SELECT substring(call, 'incbatch[.](\w+)') AS function, try('regress_incbatch_bob', call) FROM calls('privileges.p') WHERE call !~ 'create_pipeline';
+SELECT substring(call, 'incbatch[.](\w+)') AS function, try('regress_incbatch_monitor', call) FROM calls('privileges.p') WHERE call ~ 'cost|advise|diagnose|report|explain|verify|watermark|wait_for|find_pipeline';
 SELECT count(*) FROM incbatch.fit('p') WHERE try('regress_incbatch_bob', 'SELECT 1/(batches = 0)::int FROM incbatch.fit(''privileges.p'')') <> 'done';
 -- whose it is
-SELECT call, try('regress_incbatch_deputy', call) FROM calls('privileges.p') WHERE call ~ 'cost|advise|diagnose|report|explain|watermark|find_pipeline|pause|resume';
+SELECT substring(call, 'incbatch[.](\w+)') AS function, try('regress_incbatch_deputy', call) FROM calls('privileges.p') WHERE call ~ 'cost|advise|diagnose|report|explain|watermark|find_pipeline|pause|resume';
 -- who may read the relation may wait for it, compare it and know how far it is; not more
 GRANT SELECT ON p TO regress_incbatch_nobody;
-SELECT call, try('regress_incbatch_nobody', call) FROM calls('privileges.p') WHERE call ~ 'watermark|wait_for|explain|cost|refresh';
+SELECT substring(call, 'incbatch[.](\w+)') AS function, try('regress_incbatch_nobody', call) FROM calls('privileges.p') WHERE call ~ 'watermark|wait_for|explain|cost|refresh';
 SELECT try('regress_incbatch_nobody', 'SELECT * FROM incbatch.verify_pipeline(''privileges.p'')');
 REVOKE SELECT ON p FROM regress_incbatch_nobody;
 
