@@ -239,7 +239,7 @@ CREATE FUNCTION pure(int) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETU
 CREATE FUNCTION definer(int) RETURNS text LANGUAGE plpgsql IMMUTABLE SECURITY DEFINER AS 'BEGIN RETURN current_user; END';
 SELECT incbatch.create_pipeline('calling', 'SELECT k, sum(volatile(v)) FROM secrets GROUP BY k');
 SELECT incbatch.create_pipeline('calling', 'SELECT k, sum(stable(v)) FROM secrets GROUP BY k');
-SELECT incbatch.create_pipeline('calling', 'SELECT count(pg_sleep(1)) FROM secrets');
+SELECT incbatch.create_pipeline('calling', 'SELECT count(random()) FROM secrets');
 SELECT incbatch.create_pipeline('calling', 'SELECT pure(v) AS pure, definer(v) AS definer, count(*) FROM secrets GROUP BY 1, 2');
 CALL exact('calling');
 TABLE calling;

@@ -50,6 +50,10 @@ extern char *ib_too_much_wal(void);
 extern void ib_path_fail(IbPath *path, bool fresh_statements, const char *run,
 						 TimestampTz started_at);
 
+/* place.c */
+extern bool ib_place_attach(void);
+extern bool ib_place_confirm(XLogRecPtr seen);
+
 /* schedule.c */
 extern int64 ib_retained_limit(void);
 extern bool ib_path_waits_for_reading(const IbPath *path);
