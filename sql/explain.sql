@@ -205,6 +205,9 @@ SELECT * FROM incbatch.explain_pipeline(NULL);
 TRUNCATE many;
 CALL exact('keys');
 SELECT transform, key_cardinality, state_bytes > 0 AS bytes FROM incbatch.explain_pipeline('keys');
+-- windows over the groups
+SELECT incbatch.create_pipeline('ranked', 'SELECT k, rank() OVER (PARTITION BY k % 2 ORDER BY count(*) DESC, k), sum(count(*)) OVER w AS running FROM many GROUP BY k WINDOW w AS (ORDER BY k)');
+SELECT transform FROM incbatch.explain_pipeline('ranked') WHERE transform ~ '^expression';
 
 SELECT count(incbatch.drop_pipeline(pipeline)) FROM incbatch.pipelines;
 SET client_min_messages = warning;

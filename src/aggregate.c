@@ -598,7 +598,7 @@ aggregate_text(PipelineQuery *pq, Aggref *original)
 	/* with a second entry the deparser says whose each column is */
 	other->rtekind = RTE_RESULT;
 	other->eref = makeAlias("*RESULT*", NIL);
-	return ib_query_expression(list_make2(rows, other), (Node *) aggref);
+	return ib_query_expression(list_make2(rows, other), NULL, (Node *) aggref);
 }
 
 /* Keep the result as it is. */

@@ -118,7 +118,15 @@ put_row(Explanation *explain, char *transform, const char *strategy,
 static char *
 expression(Explanation *explain, Node *node)
 {
-	return ib_query_expression(explain->rtable,
+	Query	   *windows = NULL;
+
+	if (contain_windowfuncs(node))
+	{
+		windows = copyObject(explain->query);
+		windows->targetList = (List *)
+			ib_flatten_join_aliases(windows, (Node *) windows->targetList);
+	}
+	return ib_query_expression(explain->rtable, windows,
 							   ib_flatten_join_aliases(explain->query, copyObject(node)));
 }
 
@@ -252,7 +260,7 @@ describe_reading(PipelineQuery *pq)
 		{
 			ChangeVarNodes(expr, pq->source_index, 1, 0);
 			wanted.exprs = lappend(wanted.exprs, expr);
-			append_item(&columns, psprintf("(%s)", ib_query_expression(source, expr)));
+			append_item(&columns, psprintf("(%s)", ib_query_expression(source, NULL, expr)));
 		}
 	}
 	/* equality first, then the range */
@@ -529,7 +537,8 @@ explain_expressions(Explanation *explain)
 		TargetEntry *entry = lfirst(lc);
 
 		if (entry->resjunk || IsA(entry->expr, Aggref) ||
-			!contain_aggs_of_level((Node *) entry->expr, 0))
+			!(contain_aggs_of_level((Node *) entry->expr, 0) ||
+			  contain_windowfuncs((Node *) entry->expr)))
 			continue;
 		put_row(explain, psprintf("expression %s AS %s", expression(explain, (Node *) entry->expr),
 								  quote_identifier(entry->resname)),

@@ -459,9 +459,12 @@ ib_query_needed_columns(PipelineQuery *pq, const char *qualifier)
 	return text.data;
 }
 
-/* An expression over a range table, as SQL. */
+/*
+ * An expression over a range table, as SQL.  "windows" is the query that the
+ * windows in it are of, over the same range table, or NULL: there are none.
+ */
 char *
-ib_query_expression(List *rtable, Node *expr)
+ib_query_expression(List *rtable, const Query *windows, Node *expr)
 {
 	Query	   *query = makeNode(Query);
 	char	   *text;
@@ -471,6 +474,25 @@ ib_query_expression(List *rtable, Node *expr)
 	query->jointree = makeFromExpr(NIL, NULL);
 	/* a column without a name is deparsed without AS */
 	query->targetList = list_make1(makeTargetEntry((Expr *) expr, 1, NULL, false));
+	if (windows != NULL)
+	{
+		ListCell   *lc;
+
+		query->hasWindowFuncs = windows->hasWindowFuncs;
+		query->windowClause = copyObject(windows->windowClause);
+		/* without their names there is no clause for them */
+		foreach(lc, query->windowClause)
+			lfirst_node(WindowClause, lc)->name = NULL;
+		/* by what they are ordered and partitioned */
+		foreach(lc, windows->targetList)
+		{
+			TargetEntry *entry = flatCopyTargetEntry(lfirst(lc));
+
+			entry->resno = list_length(query->targetList) + 1;
+			entry->resjunk = true;
+			query->targetList = lappend(query->targetList, entry);
+		}
+	}
 	text = pg_get_querydef(query, false);
 	text += strspn(text, " ");
 	Assert(strncmp(text, "SELECT ", strlen("SELECT ")) == 0);

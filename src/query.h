@@ -185,7 +185,7 @@ extern char *ib_query_needed_columns(PipelineQuery *pq, const char *qualifier);
 extern char *ib_query_relation_name(Oid relid);
 extern char *ib_query_operator(Oid opno);
 extern char *ib_query_type(Oid type, int32 typmod, Oid collation);
-extern char *ib_query_expression(List *rtable, Node *expr);
+extern char *ib_query_expression(List *rtable, const Query *windows, Node *expr);
 
 /* lookups.c */
 extern PipelineQuery *ib_lookups_analyze(Query *query);
