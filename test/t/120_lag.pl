@@ -1,7 +1,7 @@
 
 # incbatch.lag tells slow from dead.
 #
-# Pipelines at a trigger of two seconds, watched by an ordinary user.  The
+# Pipelines at a trigger of two seconds, watched by a member of pg_monitor.  The
 # worker is stopped while nothing is written and while something is, ended
 # while the launcher cannot start another, killed, kept from a state table by a
 # lock, left without a process by max_worker_processes, busy with the backfill
@@ -27,7 +27,7 @@ my $slack = 10;
 # Two for the launchers, two for the workers, one more.
 my $node = new_node('main', max_worker_processes => 5);
 $node->start;
-$node->safe_psql('postgres', 'CREATE DATABASE other; CREATE ROLE looker');
+$node->safe_psql('postgres', 'CREATE DATABASE other; CREATE ROLE looker IN ROLE pg_monitor');
 
 foreach my $db ('postgres', 'other')
 {
@@ -204,7 +204,8 @@ like(reason($look, 'shop.hurt'), qr/division by zero/, 'a division by zero: the 
 turns($look, 'shop.other', 'fresh', 'a division by zero: the other pipeline');
 stays_fresh('a division by zero');
 ok(told('shop.hurt', 'failed'), 'it was told that it failed');
-is(ask($look, q{SELECT restarts, last_error FROM incbatch.workers WHERE database = 'postgres'}),
+is( $node->safe_psql('postgres', q{
+CREATE ROLE stranger; SET ROLE stranger; SELECT restarts, last_error FROM incbatch.workers WHERE database = 'postgres'}),
 	'1|', 'the worker was started again, and not everybody sees why');
 is( $node->safe_psql('postgres', q{SELECT last_error FROM incbatch.workers WHERE database = 'postgres'}),
 	'division by zero', 'but who sees all does');
@@ -218,7 +219,7 @@ end_session($look, $elsewhere, $listener);
 $node->stop;
 done_testing();
 
-# Sessions of an ordinary user in the two databases.
+# Sessions of who may monitor in the two databases.
 sub lookers
 {
 	my @sessions = map { session($node, $_) } 'postgres', 'other';
