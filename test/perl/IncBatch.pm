@@ -333,10 +333,14 @@ sub worker_pid
 	);
 }
 
+# Poll until there is a launcher; returns its process id.
 sub launcher_pid
 {
 	my ($node) = @_;
 
+	$node->poll_query_until('postgres',
+		"SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'incbatch launcher'"
+	) or croak 'no launcher';
 	return $node->safe_psql('postgres',
 		"SELECT pid FROM pg_stat_activity WHERE backend_type = 'incbatch launcher'"
 	);

@@ -272,9 +272,8 @@ subtest '38: a worker that cannot work' => sub {
 		are_exact($node, 'postgres', ['shop.totals'], "38: $how: before");
 		if ($how eq 'refused by the database')
 		{
+			# this sends the worker away
 			$node->safe_psql('template1', 'ALTER DATABASE postgres WITH ALLOW_CONNECTIONS false');
-			kill_process('TERM', $node->safe_psql('template1',
-					q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'incbatch worker' AND datname = 'postgres'}));
 		}
 		ask($look, fill_wal(2));
 		my $gone = until_holds {

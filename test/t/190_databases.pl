@@ -153,7 +153,8 @@ subtest '54: signals' => sub {
 				my $pid = $kind eq 'worker' ? wait_for_worker($node, 'shops') : launcher_pid($node);
 				add_order('shops');
 				kill_process($signal, $pid);
-				$node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $pid") if $crash;
+				$node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $pid")
+				  if $crash || $kind eq 'launcher' && $signal ne 'HUP';
 				my $seconds = timed { wait_for_worker($node, 'shops', $signal eq 'TERM' && $kind eq 'worker' ? $pid : undef) };
 				cmp_ok($seconds, '<', $quick, "54: $signal for the $kind: a worker is there");
 				add_order('shops');

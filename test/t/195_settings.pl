@@ -135,6 +135,7 @@ CREATE ROLE one LOGIN;
 CREATE ROLE two LOGIN;
 GRANT USAGE, CREATE ON SCHEMA shop TO one, two;
 GRANT SELECT ON ALL TABLES IN SCHEMA shop TO one, two;
+GRANT incbatch_user TO one, two;
 SET ROLE one;
 } . IncBatch::create_pipeline_sql('shop.spread', $query{'shop.spread'}, trigger_interval => '0'));
 	foreach my $case (
@@ -142,8 +143,8 @@ SET ROLE one;
 		[ 'without LOGIN', 'ALTER ROLE uno NOLOGIN' ],
 		[ 'REASSIGN OWNED', 'REASSIGN OWNED BY uno TO two' ],
 		[ 'the first one dropped', 'DROP OWNED BY uno; DROP ROLE uno' ],
-		[ 'ALTER OWNER', 'ALTER VIEW shop.spread OWNER TO CURRENT_USER; ALTER VIEW shop.spread_batch OWNER TO CURRENT_USER; ALTER TABLE shop.spread_state OWNER TO CURRENT_USER' ],
-		[ 'and back', 'ALTER VIEW shop.spread OWNER TO two; ALTER VIEW shop.spread_batch OWNER TO two; ALTER TABLE shop.spread_state OWNER TO two' ])
+		[ 'ALTER OWNER', 'BEGIN; ALTER VIEW shop.spread OWNER TO CURRENT_USER; ALTER VIEW shop.spread_batch OWNER TO CURRENT_USER; ALTER TABLE shop.spread_state OWNER TO CURRENT_USER; COMMIT' ],
+		[ 'and back', 'BEGIN; ALTER VIEW shop.spread OWNER TO two; ALTER VIEW shop.spread_batch OWNER TO two; ALTER TABLE shop.spread_state OWNER TO two; COMMIT' ])
 	{
 		my ($what, $sql) = @$case;
 
