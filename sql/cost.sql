@@ -277,6 +277,20 @@ SELECT f.batch_ms_per_event > 0 AS nightly, f.basis FROM incbatch.fit('r') f;
 SELECT incbatch.drop_pipeline('r'), incbatch.drop_pipeline('q');
 SELECT count(*) FROM incbatch.batches WHERE pipeline IN ('q', 'r');
 
+-- ---------------------------------------------------------------------
+-- Forgetting the oldest lines reads each of them a few times, not each for each
+-- ---------------------------------------------------------------------
+DELETE FROM incbatch.batch;
+CALL plant(11000, '1 second', 10);
+CREATE TABLE read_before AS SELECT seq_tup_read + idx_tup_fetch AS rows FROM pg_stat_all_tables WHERE relid = 'incbatch.batch'::regclass;
+-- a new worker does it with the first line that it writes
+SELECT count(pg_terminate_backend(pid, 60000)) FROM incbatch.workers WHERE database = current_database();
+INSERT INTO t VALUES (30000, 1, 1);
+CALL incbatch.refresh_pipeline('p');
+CALL incbatch.refresh_pipeline('p');
+SELECT count(*) FROM incbatch.batch;
+SELECT s.seq_tup_read + s.idx_tup_fetch - b.rows < 200000 AS few FROM pg_stat_all_tables s, read_before b WHERE s.relid = 'incbatch.batch'::regclass;
+
 RESET search_path;
 SET client_min_messages = warning;
 DROP SCHEMA cost CASCADE;

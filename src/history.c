@@ -197,9 +197,11 @@ trim(void)
 	Datum		values[] = {Int64GetDatum(ib_batch_history)};
 
 	SPI_connect();
-	ib_spi("DELETE FROM incbatch.batch b USING (SELECT a.id,"
+	/* materialized, or the last one would be looked for again for each line */
+	ib_spi("WITH p AS MATERIALIZED (SELECT a.id,"
 		   " (SELECT k.batch FROM incbatch.batch k WHERE k.path OPERATOR(pg_catalog.=) a.id"
-		   " ORDER BY k.batch DESC OFFSET $1 LIMIT 1) AS last FROM incbatch.path a) p"
+		   " ORDER BY k.batch DESC OFFSET $1 LIMIT 1) AS last FROM incbatch.path a)"
+		   " DELETE FROM incbatch.batch b USING p"
 		   " WHERE b.path OPERATOR(pg_catalog.=) p.id AND b.batch OPERATOR(pg_catalog.<=) p.last",
 		   SPI_OK_DELETE, 1, types, values, NULL);
 	ib_spi("DELETE FROM incbatch.batch b WHERE NOT EXISTS"
