@@ -523,7 +523,10 @@ rest(void)
 	}
 }
 
-/* Read and run paths; until there are none, or the slot is of no use. */
+/*
+ * Read and run paths; until there are none, or the slot is of no use.  While all
+ * need a rebuild the slot goes along: to make another waits for transactions.
+ */
 static void
 work(void)
 {
@@ -542,8 +545,6 @@ work(void)
 				return;
 			look_again = true;
 		}
-		if (!ib_paths_need_slot())
-			break;
 		collect();
 
 		/* a commit that did not wait for its flush woke us: flush it now */
