@@ -89,6 +89,7 @@ extern bool ib_begin_run(IbPath *path, bool with_source, Frontier *frontier,
 						 XLogRecPtr *horizon);
 extern void ib_find_frontier(IbPath *path, Frontier *frontier);
 extern void ib_commit_run(IbPath *path, const Frontier *frontier);
+extern void ib_add_groups_without_rows(IbPath *path);
 
 /* inputs.c */
 extern void ib_inputs_prepare(IbPath *path, struct PipelineQuery *pq,
@@ -130,7 +131,7 @@ extern int64 ib_path_fill(IbPath *path, double *transform_ms);
 extern bool ib_path_can_copy(IbPath *path, IbPath *sibling);
 extern bool ib_path_copy(IbPath *path, IbPath *sibling);
 
-/* shared by them: running a path's statements as its owner */
+/* statement.c */
 typedef struct OwnerScope
 {
 	Oid			save_userid;
@@ -141,13 +142,13 @@ typedef struct OwnerScope
 extern void ib_apply_settings(List *settings);
 extern List *ib_text_settings(void);
 extern bool ib_lock_sources(IbPath *path, bool with_source);
+extern bool ib_lock_tables(IbPath *path, bool with_source);
 extern void ib_limit_lock_waits(void);
 extern void ib_path_note_lock(IbPath *path, Oid relid);
 extern Oid	ib_relation_owner(Oid relid);
 extern void ib_enter_role(Oid role, List *settings, OwnerScope *scope);
 extern void ib_enter_owner(IbPath *path, OwnerScope *scope);
 extern void ib_leave_owner(OwnerScope *scope);
-extern void ib_add_groups_without_rows(IbPath *path);
 extern int64 ib_run_statement(const char *sql, int expected,
 							  Tuplestorestate *result);
 extern void ib_offer_relation(const char *name, Oid like, TupleDesc desc,
