@@ -55,7 +55,7 @@ subtest 'create_pipeline waits for nobody' => sub {
 		create_pipeline($node, 'postgres', $name, $query{$name},
 			trigger_interval => '0');
 	};
-	cmp_ok($seconds, '<', 1, 'the first pipeline is created beside an open transaction');
+	cmp_ok($seconds, '<', 10, 'the first pipeline is created beside an open transaction');
 	ask($open, 'COMMIT');
 	are_exact($node, 'postgres', [$name], 'when that has committed');
 
@@ -65,7 +65,7 @@ subtest 'create_pipeline waits for nobody' => sub {
 		create_pipeline($node, 'postgres', $other, $query{$other},
 			trigger_interval => '0');
 	};
-	cmp_ok($seconds, '<', 1, 'a second pipeline is created beside an open transaction');
+	cmp_ok($seconds, '<', 10, 'a second pipeline is created beside an open transaction');
 	ask($open, 'COMMIT');
 	are_exact($node, 'postgres', [ $name, $other ], 'when that has committed');
 	end_session($open);
@@ -184,7 +184,7 @@ subtest 'terminated processes come back' => sub {
 		add_order('kept');
 		$node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
 		my $seconds = timed { wait_for_worker($node, 'kept', $worker) };
-		cmp_ok($seconds, '<', 10, "try $try: a terminated worker is back");
+		cmp_ok($seconds, '<', 30, "try $try: a terminated worker is back");
 		are_exact($node, 'kept', [$name], "try $try: terminated worker");
 
 		my $launcher = launcher_pid($node);
@@ -196,7 +196,7 @@ subtest 'terminated processes come back' => sub {
 				),
 				"try $try: there is a new launcher");
 		};
-		cmp_ok($seconds, '<', 10, "try $try: a terminated launcher is back");
+		cmp_ok($seconds, '<', 30, "try $try: a terminated launcher is back");
 		add_order('kept');
 		are_exact($node, 'kept', [$name], "try $try: terminated launcher");
 
@@ -210,7 +210,7 @@ subtest 'terminated processes come back' => sub {
 subtest 'fast shutdown' => sub {
 	backlog('kept');
 	my $seconds = timed { $node->stop('fast') };
-	cmp_ok($seconds, '<', 5, 'it does not wait for a backlog');
+	cmp_ok($seconds, '<', 20, 'it does not wait for a backlog');
 	unlike(PostgreSQL::Test::Utils::slurp_file($node->logfile),
 		qr/PANIC|concurrent write-ahead log activity/, 'and is a clean one');
 	$node->start;

@@ -98,7 +98,7 @@ subtest '38: an open transaction holds no more than the limit' => sub {
 	# 49: behind the same transaction nothing can start
 	my $pid = ask($open, 'SELECT pg_backend_pid()');
 	my $took = timed { rebuild('shop.extremes') };
-	cmp_ok($took, '<', 5, '49: rebuild_pipeline waits for nobody');
+	cmp_ok($took, '<', 20, '49: rebuild_pipeline waits for nobody');
 	ok(until_true($look, "SELECT state = 'creating slot' AND pinned_by LIKE 'process $pid of %' FROM incbatch.workers"),
 		'49: workers says whom the slot waits for')
 	  or diag ask($look, 'SELECT state, pinned_by FROM incbatch.workers');
@@ -230,7 +230,7 @@ DROP TABLE shop.parts;});
 		my $wrote = timed { ask($look, "DO \$\$ BEGIN $storm{$what} END \$\$") };
 		my $read = timed { ask($look, "CALL incbatch.refresh_pipeline('shop.thirds')") };
 
-		cmp_ok($read, '<', 20 + $wrote, "46: $what are read in time");
+		cmp_ok($read, '<', 60 + $wrote, "46: $what are read in time");
 		note sprintf '%s: written in %.1f s, read in %.1f s', $what, $wrote, $read;
 	}
 	are_exact($node, 'postgres', \@shop_pipelines, '46: storms');
@@ -248,7 +248,7 @@ subtest '39: the server invalidates the slot' => sub {
 		ok(until_true($look, "SELECT bool_and(state = 'needs_rebuild') FROM incbatch.path"),
 			'39: all need a rebuild');
 	};
-	cmp_ok($took, '<', 15, '39: soon');
+	cmp_ok($took, '<', 60, '39: soon');
 	ok(until_true($look, "SELECT count(*) = 0 FROM pg_replication_slots"), '39: the slot is dropped');
 	until_clock($look, 3);
 	my @lines = grep { /incbatch (?:worker|launcher): (?!DETAIL|HINT)/ } split /\n/, slurp_file($node->logfile, $offset);

@@ -34,7 +34,7 @@ my $busy  = 'shop.numbers_by_ten';
 $query{$busy} = 'SELECT n % 10 AS ten, count(*) AS numbers, sum(n) AS sum FROM shop.numbers GROUP BY 1';
 
 # What a statement may take on a machine that has other things to do.
-my $quick = 10;
+my $quick = 30;
 
 my $node = new_node('main', fsync => 'off');
 $node->{_install_path} = installation_of_our_own();

@@ -194,7 +194,7 @@ subtest '63: locks' => sub {
 		$node->safe_psql('postgres', 'UPDATE shop.orders SET amount_cents = amount_cents + 1');
 		until_true($look, "SELECT ($reason) LIKE '%is locked%'");
 		my $seconds = timed { ask($holder, 'LOCK TABLE shop.by_category_state; LOCK TABLE shop.orders; COMMIT') };
-		cmp_ok($seconds, '<', 5, "63: try $try: a session with half of the locks gets the others");
+		cmp_ok($seconds, '<', 20, "63: try $try: a session with half of the locks gets the others");
 	}
 	are_exact($node, 'postgres', \@names, '63: in the end');
 	is(worker_pid($node, 'postgres'), $worker, '63: it is the same worker');
@@ -215,7 +215,7 @@ subtest '62: settings' => sub {
 		$worker = wait_for_worker($node, 'postgres', $worker);
 		$node->safe_psql('postgres', q{SELECT shop.add_texts(coalesce(max(id), 0)) FROM shop.texts_source});
 		my $seconds = timed { are_exact($node, 'postgres', \@names, "62: $where") };
-		cmp_ok($seconds, '<', 10, "62: $where: as soon as before");
+		cmp_ok($seconds, '<', 30, "62: $where: as soon as before");
 		$node->safe_psql('postgres', join ';', (map { "SET $_ = '$hostile{$_}'" } @text),
 			IncBatch::create_pipeline_sql('shop.scaled', $query{'shop.scaled'}, trigger_interval => '0'));
 		are_exact($node, 'postgres', ['shop.scaled'], "62: $where: created under them");
@@ -294,7 +294,7 @@ subtest '64: the clock steps' => sub {
 SELECT count(*) FROM shop.orders JOIN shop.product USING (product_id)});
 			ok(until_true($look, "SELECT sum(orders) = $orders FROM shop.by_category"), "64: $jump: the trigger comes");
 		}
-		cmp_ok(time - $now, '<', 10, "64: $jump: as it did before");
+		cmp_ok(time - $now, '<', 30, "64: $jump: as it did before");
 		ok(until_true($look, q{SELECT staleness BETWEEN '0' AND '10 s' AND status = 'fresh' AND as_of BETWEEN clock_timestamp() - interval '10 s' AND clock_timestamp() FROM incbatch.lag}),
 			"64: $jump: lag does not lie");
 		is(ask($look, q{SELECT count(*) FROM incbatch.batches WHERE latency_max < '0'}), 0, "64: $jump: no negative latency");
