@@ -201,6 +201,26 @@ SELECT regexp_replace(difference, '\d+', 'N') AS difference, row_in_aggregate, r
 SELECT incbatch.rebuild_pipeline('q');
 CALL family_exact('q');
 SELECT incbatch.wait_for('q', timeout => '1 minute');
+-- a path that has stopped is named, after its siblings were refreshed
+\set VERBOSITY terse
+ALTER TABLE q_state1 ADD CONSTRAINT in_the_way CHECK (row_count < 0) NOT VALID;
+INSERT INTO t VALUES (501, 'stopped', NULL, 1);
+CALL incbatch.refresh_pipeline('q');
+INSERT INTO t VALUES (502, 'stopped', NULL, 2);
+UPDATE t SET k = 'stopped' WHERE id = 500;
+CALL incbatch.refresh_pipeline('q');
+SELECT c.consumer, p.state, (SELECT n FROM q_a WHERE k = 'stopped' AND c.consumer = 'a'
+	UNION ALL SELECT n FROM q_b WHERE k = 'stopped' AND c.consumer = 'b'
+	UNION ALL SELECT n FROM q_c WHERE k = 'stopped' AND c.consumer = 'c'
+	UNION ALL SELECT n FROM q_d WHERE k = 'stopped' AND c.consumer = 'd') AS n
+FROM incbatch.consumers c JOIN incbatch.paths p USING (pipeline, trigger_interval)
+WHERE c.pipeline = 'q' ORDER BY 1;
+ALTER TABLE q_state1 DROP CONSTRAINT in_the_way;
+SELECT incbatch.resume_pipeline('q');
+CALL family_exact('q');
+UPDATE t SET k = 'paused' WHERE id = 500;
+DELETE FROM t WHERE id IN (501, 502);
+\set VERBOSITY default
 
 -- ---------------------------------------------------------------------
 -- Names, views on top, grants, owners

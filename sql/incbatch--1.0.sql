@@ -236,7 +236,7 @@ COMMENT ON COLUMN incbatch.path.trigger_interval IS 'How often the path runs.';
 COMMENT ON COLUMN incbatch.path.state IS 'initializing, backfilling, running, failed or needs_rebuild.';
 COMMENT ON COLUMN incbatch.path.state_since IS 'When the state was entered.';
 COMMENT ON COLUMN incbatch.path.last_error IS 'Why the path stopped, and the function that brings it back.';
-COMMENT ON COLUMN incbatch.path.rebuilt_at IS 'When the worker last began to rebuild it by itself (on_lost); NULL: never.';
+COMMENT ON COLUMN incbatch.path.rebuilt_at IS 'When the worker last began to rebuild it by itself (on_lost), or the backfill that followed ended; also when a backfill came to nothing. NULL: never.';
 COMMENT ON COLUMN incbatch.path.rebuild_delay IS 'So long after rebuilt_at it does so again at the earliest; longer each time within an hour.';
 
 COMMENT ON TABLE incbatch.tiers IS 'Named freshnesses for consumers to pick; the administrator edits them. A change holds for consumers that pick the tier from then on. pg_dump takes them along; a tier of the extension''s own that was deleted comes back with a restore.';
@@ -393,7 +393,7 @@ COMMENT ON FUNCTION incbatch.rebuild_pipeline(text) IS
 CREATE PROCEDURE incbatch.refresh_pipeline(name text)
 LANGUAGE c AS 'MODULE_PATHNAME', 'ib_refresh_pipeline';
 COMMENT ON PROCEDURE incbatch.refresh_pipeline(text) IS
-'Runs a pipeline now, with all its paths, and returns when everything that was visible before the call is in the aggregate. Waits for a backfill that is under way; an error where the pipeline is paused, failed or needs a rebuild.';
+'Runs a pipeline now, with all its paths, and returns when everything that was visible before the call is in the aggregate. Waits for a backfill that is under way; an error where the pipeline is paused, failed or needs a rebuild; where that is so of one path, after the others have run.';
 
 CREATE FUNCTION incbatch.wait_for(
     name    text,

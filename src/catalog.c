@@ -375,6 +375,10 @@ ib_catalog_see_latest(void)
  * Change the state of a path from the one that the worker knows.  False: it is
  * another by now, or the path is gone; what a session wants comes first.  But
  * nothing that a session does brings a lost place in the WAL back.
+ *
+ * When the worker may rebuild by itself counts from the end of the last
+ * backfill, which may have taken hours; after one that came to nothing it is
+ * never at once.
  */
 bool
 ib_catalog_change_state(int32 path, PathState from, PathState to, const char *error)
@@ -392,7 +396,14 @@ ib_catalog_change_state(int32 path, PathState from, PathState to, const char *er
 	ib_catalog_see_latest();
 	SPI_connect();
 	ib_spi("UPDATE incbatch.path SET state = $2, last_error = $3,"
-		   " state_since = pg_catalog.clock_timestamp() WHERE id OPERATOR(pg_catalog.=) $1"
+		   " state_since = pg_catalog.clock_timestamp(),"
+		   " rebuilt_at = CASE WHEN state OPERATOR(pg_catalog.=) 'backfilling'"
+		   " AND (rebuilt_at IS NOT NULL OR $2 OPERATOR(pg_catalog.=) 'needs_rebuild')"
+		   " THEN pg_catalog.clock_timestamp() ELSE rebuilt_at END,"
+		   " rebuild_delay = CASE WHEN state OPERATOR(pg_catalog.=) 'backfilling'"
+		   " AND $2 OPERATOR(pg_catalog.=) 'needs_rebuild'"
+		   " THEN greatest(rebuild_delay, '1 minute'::pg_catalog.interval) ELSE rebuild_delay END"
+		   " WHERE id OPERATOR(pg_catalog.=) $1"
 		   " AND (state OPERATOR(pg_catalog.=) $4 OR $2 OPERATOR(pg_catalog.=) 'needs_rebuild'"
 		   " AND state OPERATOR(pg_catalog.=) ANY ('{running,failed}'))",
 		   SPI_OK_UPDATE, lengthof(types), types, values, nulls);
@@ -467,7 +478,8 @@ ib_catalog_store_frontier(int32 path, const Frontier *frontier, bool new_partiti
 
 /*
  * Let a path that needs a rebuild be rebuilt, and say when that may be the next
- * time: the sooner the rarer it is.  False: it does not need one any more.
+ * time: the sooner the rarer it is.  False: it does not need one any more, or
+ * not yet.
  */
 bool
 ib_catalog_begin_rebuild(int32 path)
@@ -484,7 +496,9 @@ ib_catalog_begin_rebuild(int32 path)
 		   " '1 hour'::pg_catalog.interval OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()"
 		   " THEN least(rebuild_delay OPERATOR(pg_catalog.*) 2, '1 hour'::pg_catalog.interval)"
 		   " ELSE '1 minute'::pg_catalog.interval END"
-		   " WHERE id OPERATOR(pg_catalog.=) $1 AND state OPERATOR(pg_catalog.=) 'needs_rebuild'",
+		   " WHERE id OPERATOR(pg_catalog.=) $1 AND state OPERATOR(pg_catalog.=) 'needs_rebuild'"
+		   " AND coalesce(rebuilt_at OPERATOR(pg_catalog.+) rebuild_delay, '-infinity')"
+		   " OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()",
 		   SPI_OK_UPDATE, 1, types, values, NULL);
 	begun = SPI_processed == 1;
 	SPI_finish();

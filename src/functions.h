@@ -39,7 +39,6 @@ extern void ib_depend(Oid relation, Oid class, Oid object);
 extern void ib_restore_dependencies(int32 pipeline);
 
 /* wait.c */
-extern List *ib_running_paths(int32 pipeline, bool freshest);
 extern void ib_refresh(int32 pipeline);
 
 #endif							/* IB_FUNCTIONS_H */

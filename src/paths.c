@@ -404,6 +404,20 @@ ib_path_lose_place(IbPath *path, const char *reason)
 				   path->row->pipeline, reason));
 }
 
+/* A backfill was ended, for the WAL that was written meanwhile is too much. */
+static void
+give_up_backfill(IbPath *path)
+{
+	char	   *reason = psprintf("to fill it held more WAL than half of incbatch.max_retained_wal (%d MB)",
+								  ib_max_retained_wal);
+
+	need_rebuild(path, psprintf("%s, so raise that first", reason));
+	ereport(LOG,
+			errmsg("incbatch pipeline %d needs a rebuild: %s",
+				   path->row->pipeline, reason),
+			errhint("Raise incbatch.max_retained_wal to more than twice the WAL that is written while the pipeline is filled."));
+}
+
 /* The same of several for one reason, in one line of the log. */
 void
 ib_paths_lose_place(List *paths, const char *reason)
@@ -440,7 +454,8 @@ ib_too_much_wal(void)
 
 /*
  * Rebuild what has lost its place and wants that.  Not in a loop: the first
- * time at once, then, within an hour, ever later.
+ * time at once, then, within an hour, ever later; later from the first time on
+ * where a backfill itself came to nothing.
  */
 void
 ib_paths_rebuild_lost(void)
@@ -613,8 +628,7 @@ ib_path_fail(IbPath *path, bool fresh_statements, const char *run,
 		ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION);
 	own = !is_transient(error->sqlerrcode) && !stale;
 	if (cut_short)
-		ib_path_lose_place(path, psprintf("to fill it held more WAL than half of incbatch.max_retained_wal (%d MB)",
-										  ib_max_retained_wal));
+		give_up_backfill(path);
 	else if (own)
 	{
 		char	   *reason = error->message;

@@ -47,12 +47,28 @@ require_worker(void)
 }
 
 /*
- * The paths of a pipeline that can get anywhere, or the freshest one alone.
- * Anything that keeps one from it is an error, for the caller would wait for
- * ever.
+ * What keeps a path from getting anywhere, if anything does, is an error, for
+ * who waits for it would wait for ever.
  */
-List *
-ib_running_paths(int32 pipeline, bool freshest)
+static void
+refuse_stopped(const char *pipeline, const char *path, const char *state, const char *error)
+{
+	ereport(ERROR,
+			errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			path ? errmsg("path \"%s\" of pipeline \"%s\" is in state \"%s\"", path, pipeline, state) :
+			errmsg("pipeline \"%s\" is in state \"%s\"", pipeline, state),
+			error ? errdetail("%s", error) : 0,
+			errhint("%s", strcmp(state, ib_path_state_name(PATH_FAILED)) == 0 ?
+					"When the cause is gone, run incbatch.resume_pipeline." :
+					"Run incbatch.rebuild_pipeline."));
+}
+
+/*
+ * The paths of a pipeline that can get anywhere, or the freshest one alone.
+ * Where one has stopped, "stopped" is set; that is an error if it is NULL.
+ */
+static List *
+running_paths(int32 pipeline, bool freshest, bool *stopped)
 {
 	Oid			types[] = {INT4OID, BOOLOID};
 	Datum		values[] = {Int32GetDatum(pipeline), BoolGetDatum(freshest)};
@@ -62,7 +78,8 @@ ib_running_paths(int32 pipeline, bool freshest)
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	ib_catalog_enter(&scope);
-	if (SPI_execute_with_args("SELECT a.id, p.paused, a.state, a.last_error, p.relation::pg_catalog.text"
+	if (SPI_execute_with_args("SELECT a.id, p.paused, a.state, a.last_error, p.relation::pg_catalog.text,"
+							  " a.relation::pg_catalog.text"
 							  " FROM incbatch.path a JOIN incbatch.pipeline p"
 							  " ON p.id OPERATOR(pg_catalog.=) a.pipeline"
 							  " WHERE p.id OPERATOR(pg_catalog.=) $1"
@@ -78,19 +95,18 @@ ib_running_paths(int32 pipeline, bool freshest)
 		HeapTuple	tuple = SPI_tuptable->vals[i];
 		TupleDesc	desc = SPI_tuptable->tupdesc;
 		char	   *state = SPI_getvalue(tuple, desc, 3);
-		char	   *error = SPI_getvalue(tuple, desc, 4);
 		MemoryContext spi;
 
 		if (strcmp(state, ib_path_state_name(PATH_FAILED)) == 0 ||
 			strcmp(state, ib_path_state_name(PATH_NEEDS_REBUILD)) == 0)
-			ereport(ERROR,
-					errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					errmsg("pipeline \"%s\" is in state \"%s\"",
-						   SPI_getvalue(tuple, desc, 5), state),
-					error ? errdetail("%s", error) : 0,
-					errhint("%s", strcmp(state, "failed") == 0 ?
-							"When the cause is gone, run incbatch.resume_pipeline." :
-							"Run incbatch.rebuild_pipeline."));
+		{
+			if (stopped == NULL)
+				refuse_stopped(SPI_getvalue(tuple, desc, 5),
+							   SPI_processed > 1 ? SPI_getvalue(tuple, desc, 6) : NULL,
+							   state, SPI_getvalue(tuple, desc, 4));
+			*stopped = true;
+			continue;
+		}
 		if (strcmp(SPI_getvalue(tuple, desc, 2), "t") == 0)
 			ereport(ERROR,
 					errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -165,9 +181,35 @@ ask_for_runs(List *running)
 	}
 }
 
+/* Wait until a path contains what the WAL has up to a barrier, or has stopped. */
+static void
+wait_for_barrier(int32 pipeline, int32 path, XLogRecPtr barrier, bool *stopped)
+{
+	for (;;)
+	{
+		PathEntry  *entry = watch_path(path);
+
+		if (has_reached(entry, barrier))
+			break;
+		if (entry != NULL && pg_atomic_read_u64(&entry->refresh_lsn) < barrier)
+		{
+			pg_atomic_write_u64(&entry->refresh_lsn, barrier);
+			ib_database_nudge(MyDatabaseId);
+		}
+		if (entry == NULL)
+			ib_path_entry_require();
+		wait_for_move(entry, WAIT_CHECK_MS);
+		if (!has_reached(ib_path_entry_find(path), barrier) &&
+			!list_member_int(running_paths(pipeline, false, stopped), path))
+			break;
+	}
+	ConditionVariableCancelSleep();
+}
+
 /*
  * Run a pipeline's paths until each contains what had committed before the
- * call.
+ * call.  One that has stopped is an error, but not before its siblings, which
+ * can do without it, are done.
  */
 void
 ib_refresh(int32 pipeline)
@@ -175,6 +217,7 @@ ib_refresh(int32 pipeline)
 	XLogRecPtr	barrier;
 	List	   *running;
 	ListCell   *lc;
+	bool		stopped = false;
 
 	require_worker();
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
@@ -183,31 +226,18 @@ ib_refresh(int32 pipeline)
 				errmsg("a pipeline cannot be refreshed in a transaction that has written"),
 				errdetail("What the transaction wrote is folded in after its commit."),
 				errhint("Commit first."));
-	running = ib_running_paths(pipeline, false);
+	running = running_paths(pipeline, false, &stopped);
 	ask_for_runs(running);
 	barrier = ib_emit_barrier();
-	foreach(lc, running)
+	for (;;)
 	{
-		int32		path = lfirst_int(lc);
-
-		for (;;)
-		{
-			PathEntry  *entry = watch_path(path);
-
-			if (has_reached(entry, barrier))
-				break;
-			if (entry != NULL && pg_atomic_read_u64(&entry->refresh_lsn) < barrier)
-			{
-				pg_atomic_write_u64(&entry->refresh_lsn, barrier);
-				ib_database_nudge(MyDatabaseId);
-			}
-			if (entry == NULL)
-				ib_path_entry_require();
-			wait_for_move(entry, WAIT_CHECK_MS);
-			if (!has_reached(ib_path_entry_find(path), barrier))
-				(void) ib_running_paths(pipeline, false);
-		}
-		ConditionVariableCancelSleep();
+		foreach(lc, running)
+			wait_for_barrier(pipeline, lfirst_int(lc), barrier, &stopped);
+		if (!stopped)
+			return;
+		/* somebody may have brought it back meanwhile */
+		running = running_paths(pipeline, false, NULL);
+		stopped = false;
 	}
 }
 
@@ -246,7 +276,7 @@ ib_wait_for(PG_FUNCTION_ARGS)
 	XLogFlush(lsn);
 	for (;;)
 	{
-		PathEntry  *entry = watch_path(linitial_int(ib_running_paths(pipeline, true)));
+		PathEntry  *entry = watch_path(linitial_int(running_paths(pipeline, true, NULL)));
 		int64		left;
 
 		if (entry != NULL && pg_atomic_read_u64(&entry->frontier_lsn) >= lsn)

@@ -4,7 +4,8 @@
 # By the numbers of test/HAZARDS.md, group D.  Proves:
 # 38: a path that is paused, one that failed, a worker that crashes again and
 #     again, one that cannot start, and a transaction that stays open do not hold
-#     more WAL than incbatch.max_retained_wal, and are warned of before; after a
+#     more WAL than incbatch.max_retained_wal, and are warned of before; a backfill
+#     does not hold more than half of it, and is not begun again at once; after a
 #     full disk the server recovers, and the aggregates are right;
 # 39: a slot that the server invalidates is said once, dropped and replaced;
 # 41: a quiet database lets go of its busy neighbour's WAL;
@@ -22,6 +23,7 @@ use warnings;
 
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
+use Faults;
 use IncBatch;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -156,6 +158,60 @@ ALTER TABLE shop.poison REPLICA IDENTITY FULL});
 	rebuild('shop.poisoned');
 	are_exact($node, 'postgres', ['shop.poisoned'], '38: rebuilt');
 	ask($look, "SELECT incbatch.drop_pipeline('shop.poisoned')");
+};
+
+subtest '38: a backfill holds no more than half of the limit' => sub {
+	plan skip_all => 'this build has no fault points' unless open_faults($node);
+
+	my $of     = q{pipeline = (SELECT id FROM incbatch.pipeline WHERE relation = 'shop.extremes'::regclass)};
+	my $state  = q{SELECT state FROM incbatch.pipelines WHERE pipeline = 'shop.extremes'};
+	my @others = grep { $_ ne 'shop.extremes' } @shop_pipelines;
+	my $offset = -s $node->logfile;
+	my $cut    = sub {
+		my ($label) = @_;
+
+		ok(until_holds { at_point($node, 'backfill_evaluated', $offset) }, "38: $label: it hangs");
+		$offset = -s $node->logfile;
+		# as if that had begun hours ago
+		ask($look, "UPDATE incbatch.path SET rebuilt_at = rebuilt_at - interval '3 hours' WHERE $of");
+		ask($look, q{SELECT pg_logical_emit_message(false, 'busy', repeat('x', 4000000)) FROM generate_series(1, 9)});
+		ok(until_true($look, "SELECT ($state) = 'needs_rebuild'"), "38: $label: it is given up");
+		is(ask($look, q{SELECT string_agg(DISTINCT state, ' ') FROM incbatch.pipelines WHERE pipeline <> 'shop.extremes'}),
+			'running', "38: $label: the others keep their place");
+		return;
+	};
+
+	are_exact($node, 'postgres', \@shop_pipelines, '38: before');
+	arm($node, 'backfill_evaluated:wait');
+	rebuild('shop.extremes');
+	$cut->('on_lost stop');
+	like(
+		ask($look, q{SELECT last_error FROM incbatch.pipelines WHERE pipeline = 'shop.extremes'}),
+		qr/^to fill it held more WAL than half of incbatch.max_retained_wal \(64 MB\), so raise that first; run incbatch.rebuild_pipeline$/,
+		'38: last_error says why, and which setting');
+	like(slurp_file($node->logfile, $offset), qr/HINT:  Raise incbatch.max_retained_wal/, '38: so does the log');
+
+	# by itself: not at once, and then ever later
+	$offset = -s $node->logfile;
+	ask($look, q{SELECT incbatch.alter_pipeline('shop.extremes', on_lost => 'rebuild')});
+	foreach my $delay ('00:01:00', '00:02:00', '00:04:00')
+	{
+		are_exact($node, 'postgres', \@others, "38: after $delay comes the next");
+		until_clock($look, 2);
+		is(ask($look, $state), 'needs_rebuild', '38: it is not begun again at once');
+		is(lines_like(slurp_file($node->logfile, $offset), qr/is rebuilt, for its place/), 0, '38: nor tried');
+		is(ask($look, "SELECT rebuild_delay FROM incbatch.path WHERE $of"), $delay, "38: but after $delay");
+		last if $delay eq '00:04:00';
+		# that later
+		ask($look, qq{
+UPDATE incbatch.path SET rebuilt_at = rebuilt_at - rebuild_delay WHERE $of;
+SELECT incbatch.alter_pipeline('shop.extremes', on_lost => 'rebuild')});
+		$cut->("the next after $delay");
+	}
+	arm($node, '');
+	ask($look, q{SELECT incbatch.alter_pipeline('shop.extremes', on_lost => 'stop')});
+	rebuild('shop.extremes');
+	are_exact($node, 'postgres', \@shop_pipelines, '38: rebuilt');
 };
 
 subtest '41: a quiet database lets go of its neighbour\'s WAL' => sub {
