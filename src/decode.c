@@ -15,10 +15,10 @@
  *
  * Whether a change lies between: each tells all processes when it is committed,
  * after its commit is in the WAL.  So a message that came while less than the
- * WAL of that moment was decoded stands between, and so does a change that was
- * decoded in this call, which the present may not see yet.  What a backend that
- * is about to send has committed does not matter: it still holds the lock that
- * keeps the present off the table, and off what it has to be decoded with.
+ * WAL of that moment was decoded stands between; and so does a change that was
+ * decoded in this call, or is decoded before it is committed, which the present
+ * does not see yet.  What has been committed by a backend that is about to tell
+ * does not matter: it still holds the lock that keeps the present off the table.
  *
  * After an error the context is not used again: the worker exits.
  *
@@ -107,6 +107,20 @@ empty_caches(void)
 	flipping = false;
 }
 
+/* Is there a transaction, not yet decoded to its end, that changes the catalog? */
+static bool
+change_is_under_way(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &ctx->reorder->toplevel_by_lsn)
+	{
+		if (rbtxn_has_catalog_changes(dlist_container(ReorderBufferTXN, node, iter.cur)))
+			return true;
+	}
+	return false;
+}
+
 /* Everything from the record that is being read on is yet to be decoded. */
 void
 ib_decode_enter_history(void)
@@ -114,7 +128,7 @@ ib_decode_enter_history(void)
 	if (in_history)
 		return;
 	note_catalog_changes();
-	differs = differs || changed_upto > ctx->reader->ReadRecPtr;
+	differs = differs || changed_upto > ctx->reader->ReadRecPtr || change_is_under_way();
 	if (differs)
 		empty_caches();
 	in_history = true;
