@@ -110,6 +110,14 @@ UPDATE incbatch.batch SET cpu_ms = read_cpu_ms + (cpu_ms - read_cpu_ms) * CASE b
 SELECT run_ms BETWEEN 4 AND 6 AS run, event_us BETWEEN 1.6 AND 2.4 AS event FROM fitted;
 DELETE FROM incbatch.batch;
 
+-- New groups: each writes 300 bytes more than one that is there
+CALL plant(96, '30 minutes');
+UPDATE incbatch.batch SET groups_new = groups_changed / 2, wal_bytes = wal_bytes + 300 * (groups_changed / 2) WHERE batch % 4 = 0;
+SELECT round(f.wal[2]) AS new_group_wal,
+       d.wal_bytes / (SELECT sum(wal_bytes) FROM incbatch.batch WHERE started_at > now() - interval '1 day') BETWEEN 0.85 AND 1.15 AS foreseen
+FROM incbatch.fit('p') f, incbatch.cost_of_cadence(f, '30 minutes') d;
+DELETE FROM incbatch.batch;
+
 -- All alike: only the total is known, and that is said; it is kept where it was measured
 CALL plant(96, '30 minutes', 5000);
 SELECT basis FROM fitted;

@@ -1071,12 +1071,12 @@ CREATE TYPE incbatch.cost_parts AS (
     work float8[], reading float8[], wal float8[], groups float8[],
     batch_ms_per_event float8, time_per_cpu float8, basis text
 );
-COMMENT ON TYPE incbatch.cost_parts IS 'What incbatch.fit found of a pipeline: CPU milliseconds of a run, a row and a group, without reading and of reading; WAL bytes of these; how many groups a batch touches; of the nightly batch, CPU milliseconds of an event, where a backfill was measured; elapsed time per CPU time.';
+COMMENT ON TYPE incbatch.cost_parts IS 'What incbatch.fit found of a pipeline: CPU milliseconds of a run, a row and a group, without reading and of reading; WAL bytes of a run, of a group''s being new, and of a group; how many groups a batch touches; of the nightly batch, CPU milliseconds of an event, where a backfill was measured; elapsed time per CPU time.';
 
 -- Assumed, where nothing is measured: a run costs 3 ms and reading for it
--- 0.4 ms, an event 0.5 and 0.4 us, a group 4 us and 180 bytes of WAL: what
--- test/bench/cadence found.  Only the proportions count as soon as there is
--- any history.
+-- 0.4 ms, an event 0.5 and 0.4 us, a group 4 us and 180 bytes of WAL, a new one
+-- 170 more: what test/bench/cadence found.  Only the proportions count as soon
+-- as there is any history.
 CREATE FUNCTION incbatch.fit(pipeline regclass) RETURNS incbatch.cost_parts
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -1124,13 +1124,13 @@ WITH line AS (
                generate_series(1, (SELECT ceil(lines / 4.0)::int FROM known))
           WHERE b.transform_cpu_ms > 0) w
 ), assumed AS (
-    SELECT '{3,0.0005,0.004}'::float8[] AS work, '{0.4,0.0004,0}'::float8[] AS reading, '{400,0,180}'::float8[] AS wal
+    SELECT '{3,0.0005,0.004}'::float8[] AS work, '{0.4,0.0004,0}'::float8[] AS reading, '{400,170,180}'::float8[] AS wal
 )
 SELECT k.batches, k.events, r.span,
        coalesce(r.events, 1e6), coalesce(r.transactions, 1e6),
        CASE WHEN k.lines > 0 THEN incbatch.fit_cost(w.runs, w.rows, w.groups, w.ms, a.work) ELSE a.work END,
        CASE WHEN k.lines > 0 THEN incbatch.fit_cost(k.runs, k.rows, k.groups, k.read_ms, a.reading) ELSE a.reading END,
-       CASE WHEN k.lines > 0 THEN incbatch.fit_cost(k.runs, k.rows, k.groups, k.wal, a.wal) ELSE a.wal END,
+       CASE WHEN k.lines > 0 THEN incbatch.fit_cost(k.runs, k.new_groups, k.groups, k.wal, a.wal) ELSE a.wal END,
        CASE WHEN k.lines > 0 THEN incbatch.fit_groups(k.runs, k.rows, k.groups, k.new_groups) ELSE '{1e3,1,0}' END,
        (SELECT ms_per_event FROM backfill), greatest(k.time_per_cpu, 1),
        CASE WHEN k.lines = 0 THEN 'assumed, no history: a million events a day'
@@ -1150,7 +1150,7 @@ BEGIN ATOMIC
 SELECT r.runs,
        r.runs * (parts.work[1] + parts.reading[1]) + parts.events_per_day * (parts.work[2] + parts.reading[2])
        + r.runs * g.groups * (parts.work[3] + parts.reading[3]),
-       r.runs * parts.wal[1] + parts.events_per_day * parts.wal[2] + r.runs * g.groups * parts.wal[3],
+       r.runs * parts.wal[1] + parts.events_per_day * parts.groups[3] * parts.wal[2] + r.runs * g.groups * parts.wal[3],
        (parts.work[1] + parts.reading[1] + r.rows * (parts.work[2] + parts.reading[2])
         + g.groups * (parts.work[3] + parts.reading[3])) * coalesce(parts.time_per_cpu, 1)
 FROM (SELECT r.runs, parts.events_per_day / nullif(r.runs, 0) AS rows

@@ -3,7 +3,7 @@
  *	  The arithmetic of incbatch.cost(): what was measured, fitted.
  *
  * Two functions of arrays, which know nothing of pipelines; what is fitted to
- * what, and what follows, is SQL (incbatch.cost_model).
+ * what, and what follows, is SQL (incbatch.fit).
  */
 #include "incbatch.h"
 
@@ -24,7 +24,7 @@ PG_FUNCTION_INFO_V1(ib_fit_cost);
 PG_FUNCTION_INFO_V1(ib_fit_groups);
 PG_FUNCTION_INFO_V1(ib_amount);
 
-#define PARTS 3					/* a run, a row, a group */
+#define PARTS 3					/* a run, a row (of WAL, a new group), a group */
 #define ROUNDS 20				/* of weighing again */
 #define PLAIN_ROUNDS 4			/* of these, before there are outliers */
 #define STEPS 2000				/* of one solution */

@@ -6,10 +6,19 @@
  * overlook this process's XID, and committed rows would be lost), but in a
  * memory context of its own, and used across any number of transactions.
  *
- * Decoding sees the catalog of the past, applying that of the present, and
- * the caches hold only one of them.  plugin.c calls ib_decode_enter_history
- * before the first change of a call is looked at; ib_decode_upto leaves
- * history again.  A call that decodes nothing pays for neither.
+ * Decoding sees the catalog of the past, applying that of the present.  While
+ * no catalog change lies between the two they are the same, and share the
+ * caches.  Else these hold only one of them, and are emptied on the way into
+ * history and out of it, which makes a run several times as dear.  plugin.c
+ * calls ib_decode_enter_history before the first change of a call is looked at;
+ * ib_decode_upto leaves history again.
+ *
+ * Whether a change lies between: each tells all processes when it is committed,
+ * after its commit is in the WAL.  So a message that came while less than the
+ * WAL of that moment was decoded stands between; and so does a change that was
+ * decoded in this call, or is decoded before it is committed, which the present
+ * does not see yet.  What has been committed by a backend that is about to tell
+ * does not matter: it still holds the lock that keeps the present off the table.
  *
  * After an error the context is not used again: the worker exits.
  *
@@ -27,6 +36,7 @@
 #include "replication/logical.h"
 #include "replication/slot.h"
 #include "storage/proc.h"
+#include "storage/sinval.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
@@ -46,6 +56,9 @@ static bool opening = false;
 static bool in_history = false;
 static bool busy = false;
 static bool flipping = false;
+static bool differs;			/* history from the present, in this call */
+static uint64 messages = 0;		/* of catalog changes that came */
+static XLogRecPtr changed_upto = InvalidXLogRecPtr; /* where WAL ended then */
 
 /* Whether the output plugin is being started by this file. */
 bool
@@ -75,20 +88,83 @@ ib_decode_flipping(void)
 }
 
 static void
-flip_caches(bool to_history)
+note_catalog_changes(void)
 {
-	if (in_history == to_history)
-		return;
-	flipping = true;
-	InvalidateSystemCaches();
-	flipping = false;
-	in_history = to_history;
+	AcceptInvalidationMessages();
+	if (SharedInvalidMessageCounter != messages)
+	{
+		messages = SharedInvalidMessageCounter;
+		changed_upto = GetXLogInsertRecPtr();
+	}
 }
 
+static void
+empty_caches(void)
+{
+	flipping = true;
+	if (!MUTANT(SHARED_CACHES))
+		InvalidateSystemCaches();
+	flipping = false;
+}
+
+/* Is there a transaction, not yet decoded to its end, that changes the catalog? */
+static bool
+change_is_under_way(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &ctx->reorder->toplevel_by_lsn)
+	{
+		if (rbtxn_has_catalog_changes(dlist_container(ReorderBufferTXN, node, iter.cur)))
+			return true;
+	}
+	return false;
+}
+
+/* Everything from the record that is being read on is yet to be decoded. */
 void
 ib_decode_enter_history(void)
 {
-	flip_caches(true);
+	if (in_history)
+		return;
+	note_catalog_changes();
+	differs = differs || changed_upto > ctx->reader->ReadRecPtr || change_is_under_way();
+	if (differs)
+		empty_caches();
+	in_history = true;
+}
+
+static void
+leave_history(void)
+{
+	if (!in_history)
+		return;
+	note_catalog_changes();
+	if (differs || changed_upto > ctx->reader->ReadRecPtr)
+		empty_caches();
+	in_history = false;
+}
+
+/* Whether a record, which has been decoded, brought catalog changes. */
+static bool
+changes_catalog(XLogReaderState *record)
+{
+	xl_xact_parsed_commit parsed;
+
+	if (XLogRecGetRmid(record) != RM_XACT_ID)
+		return false;
+	switch (XLogRecGetInfo(record) & XLOG_XACT_OPMASK)
+	{
+		case XLOG_XACT_INVALIDATIONS:
+			return true;
+		case XLOG_XACT_COMMIT:
+		case XLOG_XACT_COMMIT_PREPARED:
+			ParseCommitRecord(XLogRecGetInfo(record),
+							  (xl_xact_commit *) XLogRecGetData(record), &parsed);
+			return parsed.nmsgs > 0;
+		default:
+			return false;
+	}
 }
 
 /*
@@ -175,6 +251,7 @@ ib_decode_upto(XLogRecPtr upto, bool stop_when_full)
 	Assert(IsTransactionState());
 	Assert(!TransactionIdIsValid(GetTopTransactionIdIfAny()));
 	busy = true;
+	differs = false;
 	if (MUTANT(INTERRUPTS))
 		HOLD_INTERRUPTS();
 	ib_meter_begin_read();
@@ -197,6 +274,8 @@ ib_decode_upto(XLogRecPtr upto, bool stop_when_full)
 			break;
 		}
 		LogicalDecodingProcessRecord(ctx, ctx->reader);
+		if (changes_catalog(ctx->reader))
+			differs = true;
 		/* caches that were filled in between must not hold vacuum back */
 		if (++nrecords % RECORDS_A_SNAPSHOT == 0)
 			InvalidateCatalogSnapshot();
@@ -209,7 +288,7 @@ ib_decode_upto(XLogRecPtr upto, bool stop_when_full)
 	/* Core does not put these back. */
 	MemoryContextSwitchTo(old_context);
 	CurrentResourceOwner = old_owner;
-	flip_caches(false);
+	leave_history();
 	busy = false;
 	ib_meter_end_read();
 	if (MUTANT(INTERRUPTS))

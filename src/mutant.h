@@ -58,6 +58,8 @@ enum IbMutant
 	MUTANT_RETENTION = 34,		/* retention: nothing is removed */
 	MUTANT_RETENTION_APPLY = 35,	/* retention: late changes bring back what was removed */
 
+	MUTANT_SHARED_CACHES = 60,	/* schema_change: history and the present share caches whatever changed */
+
 	/* as whom */
 	MUTANT_OWNER = 36,			/* owner: the query runs as a superuser */
 
