@@ -1291,11 +1291,14 @@ CREATE FUNCTION incbatch.diagnose(name text)
 RETURNS TABLE (question text, answer text, evidence jsonb, action text)
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-WITH p AS (
+WITH given AS MATERIALIZED (
+    -- looked up even where the view shows no row, so that it says why
+    SELECT incbatch.find_pipeline(diagnose.name) AS relation
+), p AS (
     SELECT p.pipeline, p.state, p.strategy, p.last_error
-    FROM incbatch.pipelines p WHERE p.relation = incbatch.find_pipeline(diagnose.name)
+    FROM given g LEFT JOIN incbatch.pipelines p USING (relation)
 ), reader AS (
-    SELECT r.* FROM incbatch.readers(incbatch.find_pipeline(diagnose.name)) r
+    SELECT r.* FROM given g CROSS JOIN LATERAL incbatch.readers(g.relation) r
 ), b AS (
     SELECT coalesce(sum(b.runs), 0)::bigint AS batches, sum(b.rows_in)::bigint AS events,
            sum(b.groups_changed)::bigint AS groups,

@@ -108,6 +108,8 @@ BEGIN
 	END;
 	RESET ROLE;
 END $$;
+-- whatever the planner knows of the tables
+VACUUM ANALYZE incbatch.pipeline, incbatch.path, incbatch.frontier, incbatch.batch, incbatch.consumer;
 SELECT substring(call, 'incbatch[.](\w+)') AS function, try('regress_incbatch_nobody', call) FROM calls('privileges.p');
 SELECT substring(call, 'incbatch[.](\w+)') AS function, try('regress_incbatch_bob', call) FROM calls('privileges.p') WHERE call !~ 'create_pipeline';
 SELECT substring(call, 'incbatch[.](\w+)') AS function, try('regress_incbatch_monitor', call) FROM calls('privileges.p') WHERE call ~ 'cost|advise|diagnose|report|explain|verify|watermark|wait_for|find_pipeline';
