@@ -205,7 +205,10 @@ my $before = memory_kb();
 as_mallory('INSERT INTO app.src SELECT i, i, 1 FROM generate_series(1000, 50000) i');
 is(differences($node, 'malls', 'app.p'), '', '74: 49,001 groups in one batch');
 my $after = memory_kb();
-cmp_ok($after - $before, '<', 128 * 1024, "74: the worker's memory is bounded: $before kB, then $after kB");
+SKIP: {
+	skip 'sanitizers keep what is freed', 1 if $ENV{SANITIZED};
+	cmp_ok($after - $before, '<', 128 * 1024, "74: the worker's memory is bounded: $before kB, then $after kB");
+}
 as_mallory('DELETE FROM app.src WHERE id >= 1000; UPDATE app.src SET v = v + 1');
 is(differences($node, 'malls', 'app.p'), '', '74: and as many gone in one');
 my $paths = 1;
@@ -214,7 +217,10 @@ while ($paths < 20 && !defined $refused)
 {
 	my ($ret, undef, $stderr) = $node->psql('malls',
 		"SELECT incbatch.create_pipeline('app.many_$paths', 'SELECT count(*) FROM app.src')", @as_mallory);
-	if ($ret == 0) { $paths++ } else { $refused = $stderr }
+	if ($ret != 0) { $refused = $stderr; next }
+	# only a path that the worker knows takes room
+	wait_for_state($node, 'malls', "app.many_$paths", 'running');
+	$paths++;
 }
 is($paths, 12, '74: no more than incbatch.max_paths');
 like($refused, qr/ERROR:.*\n.*HINT:.*incbatch\.max_paths/s, '74: and it says so');
