@@ -6,7 +6,8 @@
 # no snapshot that holds vacuum back; the same while a transaction is open,
 # which keeps the slot where it is.  A quiet database lets go of the WAL that its
 # neighbour writes.  And with trigger '0' a commit is visible in the aggregate
-# within 100 ms (median of 20), also after a while of quiet.
+# before the worker would look by itself, once a second, also after a while of
+# quiet: the least of several, for the machine may have other things to do.
 #
 # IDLE_SECONDS (default 20) is the length of the observation.
 
