@@ -486,6 +486,33 @@ UPDATE said SET label = 'resumed' WHERE product_id = 5;
 CALL exact('p');
 SELECT name, count FROM p ORDER BY 1;
 SELECT incbatch.drop_pipeline('p');
+-- ---------------------------------------------------------------------
+-- A source in partitions, which the frontier remembers
+-- ---------------------------------------------------------------------
+CREATE TABLE moves (product_id int, amount int) PARTITION BY LIST (product_id);
+CREATE TABLE moves_1 PARTITION OF moves FOR VALUES IN (1);
+CREATE TABLE moves_rest PARTITION OF moves DEFAULT;
+CREATE TABLE labels (product_id int, label text);
+ALTER TABLE moves_1 REPLICA IDENTITY FULL;
+ALTER TABLE moves_rest REPLICA IDENTITY FULL;
+ALTER TABLE labels REPLICA IDENTITY FULL;
+INSERT INTO labels VALUES (1, 'one'), (2, 'two'), (3, 'three');
+INSERT INTO moves VALUES (1, 10), (3, 30);
+SELECT incbatch.create_pipeline('m', 'SELECT l.label, count(*), sum(m.amount) FROM moves m JOIN labels l USING (product_id) GROUP BY l.label',
+                                track_lookups => true);
+CALL exact('m');
+UPDATE labels SET label = 'first' WHERE product_id = 1;
+CALL exact('m');
+CREATE TABLE moves_2 PARTITION OF moves FOR VALUES IN (2);
+ALTER TABLE moves_2 REPLICA IDENTITY FULL;
+INSERT INTO moves VALUES (2, 20);
+UPDATE labels SET label = 'second' WHERE product_id = 2;
+CALL exact('m');
+UPDATE moves SET product_id = 2 WHERE product_id = 3;
+DELETE FROM labels WHERE product_id = 1;
+CALL exact('m');
+TABLE m ORDER BY 1;
+SELECT incbatch.drop_pipeline('m');
 SET client_min_messages = warning;
 DROP SCHEMA track CASCADE;
 DROP ROLE regress_incbatch_owner;

@@ -23,7 +23,7 @@ use File::Basename;
 use IncBatch;
 use PostgreSQL::Test::Utils;
 
-our @EXPORT = qw(fault_points open_faults arm at_point try_psql until_answers look looks differences_settled);
+our @EXPORT = qw(fault_points open_faults arm at_point look looks differences_settled);
 
 my $looks   = 0;
 my %highest = ();    # stored frontier by path
@@ -61,23 +61,6 @@ sub at_point
 	my ($node, $point, $offset) = @_;
 
 	return slurp_file($node->logfile, $offset) =~ /incbatch is at fault point $point: /;
-}
-
-# As psql() of the node; when the server refuses a connection, that may throw.
-sub try_psql
-{
-	my ($node, $db, $sql) = @_;
-	my @result = eval { $node->psql($db, $sql) };
-
-	return @result ? @result : (2, '', "no connection: $@");
-}
-
-# Wait for the server to recover.
-sub until_answers
-{
-	my ($node) = @_;
-
-	return until_holds { (try_psql($node, 'postgres', 'SELECT true'))[0] == 0 };
 }
 
 # One look: the bank's total never changes, no group has less than one row, no

@@ -59,7 +59,8 @@ our @EXPORT = qw(
   create_pipelines wait_for_state differences are_exact frontiers
   worker_pid launcher_pid wait_for_worker worker_is_gone slot_name slot_count
   kill_process
-  session end_session ask send_sql until_true until_holds until_clock hang_commit release_commit
+  session end_session ask send_sql until_true until_holds
+  until_clock try_psql until_answers hang_commit release_commit
   start_pgbench pgbench_is_running finish_pgbench stop_pgbench
   orders_load bank_load bank_reader
   timed fails_like
@@ -485,6 +486,23 @@ sub until_holds(&)
 		usleep(50_000);
 	}
 	return 0;
+}
+
+# As psql() of the node; when the server refuses a connection, that may throw.
+sub try_psql
+{
+	my ($node, $db, $sql) = @_;
+	my @result = eval { $node->psql($db, $sql) };
+
+	return @result ? @result : (2, '', "no connection: $@");
+}
+
+# Wait for the server to recover.
+sub until_answers
+{
+	my ($node) = @_;
+
+	return until_holds { (try_psql($node, 'postgres', 'SELECT true'))[0] == 0 };
 }
 
 # Let the server's clock advance by $seconds: the length of an observation,

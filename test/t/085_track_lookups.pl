@@ -153,7 +153,7 @@ DELETE FROM shop.orders WHERE order_id = :order;
 	}
 	finish_pgbench($bench);
 	$node->start if $loop == 2;
-	$node->poll_query_until('postgres', 'SELECT true');
+	until_answers($node) or die 'the server does not come back';
 	are_exact($node, 'postgres', \@names, "everything at once, $loop");
 }
 is(sql(q{SELECT count(*) FROM incbatch.pipelines WHERE state <> 'running'}), 0, 'all run');

@@ -134,8 +134,9 @@ $node->safe_psql(
 INSERT INTO shop.events SELECT i, i % 5, CASE WHEN i % 100 = 50 THEN 'bad ' || i WHEN i = 10275 THEN 'wait' ELSE i::text END
   FROM generate_series(10000, 10499) AS i;});
 $pid = waiting_worker('');
+my $offset = -s $node->logfile;
 kill_process('KILL', $pid);
-until_alive(sub { $node->psql('postgres', 'SELECT 1') == 0 });
+$node->wait_for_log(qr/database system is ready to accept connections/, $offset);
 end_session($holder);
 until_alive(
 	sub {

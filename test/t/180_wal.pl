@@ -489,7 +489,7 @@ DELETE FROM shop.orders WHERE order_id % 5 = 0});
 			system($full->installed_command('pg_ctl') . ' -D ' . $full->data_dir
 				  . ' -l ' . $full->logfile . ' start >/dev/null 2>&1')
 			  unless -e $full->data_dir . '/postmaster.pid';
-			$full->psql('postgres', 'SELECT 1') == 0;
+			(try_psql($full, 'postgres', 'SELECT 1'))[0] == 0;
 		},
 		'38: the server recovers');
 	are_exact($full, 'postgres', \@shop_pipelines, '38: after it was full');

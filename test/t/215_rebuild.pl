@@ -127,9 +127,10 @@ foreach my $round (1 .. $rebuilds)
 		all_see("82: round $round hangs");
 		end_load('');
 		my $worker = worker_pid($node, 'postgres');
+		my $offset = -s $node->logfile;
 		kill_process('KILL', $worker);
 		end_session($session);
-		until_holds { $node->psql('postgres', 'SELECT 1') == 0 } or die 'the server does not come back';
+		$node->wait_for_log(qr/database system is ready to accept connections/, $offset);
 		wait_for_worker($node, 'postgres', $worker);
 		all_see("82: round $round after SIGKILL");
 		$killed++;
