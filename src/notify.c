@@ -186,19 +186,33 @@ bool
 ib_notify_changes(bool urgent)
 {
 	int64		now = ib_monotonic_usecs();
-	bool		told;
+	volatile bool told = false;
 
 	if (now < next_look && !urgent)
 		return false;
-	StartTransactionCommand();
-	(void) set_config_option("synchronous_commit", "off", PGC_SUSET, PGC_S_SESSION,
-							 GUC_ACTION_LOCAL, true, 0, false);
-	PushActiveSnapshot(GetTransactionSnapshot());
-	SPI_connect();
-	told = tell_changes();
-	SPI_finish();
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	PG_TRY();
+	{
+		StartTransactionCommand();
+		(void) set_config_option("synchronous_commit", "off", PGC_SUSET, PGC_S_SESSION,
+								 GUC_ACTION_LOCAL, true, 0, false);
+		/* whoever drops the extension has tables of the view locked */
+		ib_limit_lock_waits();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		SPI_connect();
+		told = tell_changes();
+		SPI_finish();
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+	}
+	PG_CATCH();
+	{
+		if (geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE)
+			PG_RE_THROW();
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+		told = false;
+	}
+	PG_END_TRY();
 	MemoryContextSwitchTo(TopMemoryContext);
 	next_look = now + Min(Max((ib_monotonic_usecs() - now) * LOOK_SHARE, LOOK_USECS),
 						  LOOK_LAST_USECS);
