@@ -94,7 +94,10 @@ ib_inputs_source(const IbPath *path)
 	return ((PathInput *) linitial(path->inputs))->batch;
 }
 
-/* The source's batch comes last: what the frontier has of partitions may be its. */
+/*
+ * The source's batch, the first, comes last: the frontier of a run may share its
+ * partitions (ib_partitions_follow), which are freed when they are replaced.
+ */
 void
 ib_inputs_set_frontier(IbPath *path, const Frontier *frontier)
 {

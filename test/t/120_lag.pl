@@ -298,7 +298,9 @@ BEGIN
 	EXECUTE 'SELECT count(*) FROM shop.gate' INTO n;
 	RETURN n;
 END $$});
-	ask($session, 'SET force_parallel_mode = on');
+	# one setting, which got its second name in 16
+	ask($session, q{
+SELECT set_config(name, 'on', false) FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query')});
 	send_sql($session, 'SELECT shop.pass()');
 	$node->poll_query_until('postgres', q{
 SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE 'SELECT shop.pass%' AND wait_event_type IN ('Lock', 'IPC')});
