@@ -80,12 +80,16 @@ foreach my $hanging (@hanging)
 # A pipeline created meanwhile must count it once; a crash releases it.
 {
 	my $session = session($node, 'postgres');
+	my $worker  = wait_for_worker($node, 'postgres');
 
+	# One that was read before the pipeline was there has the backfill wait.
+	kill_process('STOP', $worker);
 	hang_commit($node, $session,
 		q{BEGIN; UPDATE shop.product SET category = 'late' WHERE product_id % 3 = 0; DELETE FROM shop.orders WHERE order_id % 9 = 0});
 	$query{'shop.newer'} = $query{'shop.outer'};
 	create_pipeline($node, 'postgres', 'shop.newer', $query{'shop.newer'},
 		trigger_interval => '0', track_lookups => 'true');
+	kill_process('CONT', $worker);
 	push @names, 'shop.newer';
 	are_exact($node, 'postgres', \@names, 'created while one hangs');
 	disturb(100);
