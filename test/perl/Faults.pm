@@ -64,19 +64,21 @@ sub at_point
 }
 
 # One look: the bank's total never changes, no group has less than one row, no
-# stored frontier goes back.  Returns what is broken; nothing, and no look counts,
-# while the server recovers.
+# stored frontier goes back, and nobody keeps a reader waiting.  Returns what is
+# broken; nothing, and no look counts, while the server recovers.
 sub look
 {
 	my ($node) = @_;
 	my @broken;
-	my ($ret, $stdout) = try_psql($node, 'postgres', qq{
+	my ($ret, $stdout, $stderr) = try_psql($node, 'postgres', qq{
+SET lock_timeout = '30s';
 SELECT 'bank', coalesce(sum(total) <> $bank_total OR min(accounts) < 1, true)::text FROM shop.totals
 UNION ALL
 SELECT 'count', coalesce(min(orders) < 1, false)::text FROM shop.by_category
 UNION ALL
 SELECT path::text, (lsn - '0/0')::bigint::text FROM incbatch.frontier});
 
+	return 'a reader waits for a lock' if $stderr =~ /due to lock timeout/;
 	return if $ret != 0;
 	$looks++;
 	foreach my $line (split /\n/, $stdout)
