@@ -277,8 +277,9 @@ tend(DatabaseEntry *entry, Attempt *attempt)
 }
 
 /*
- * Has a database had the chance of a worker, and is it without?  If it cannot
- * be connected to, nobody ever asks for one.
+ * Is a database without a worker, and not about to have one?  Its worker died
+ * more than once in a row, or something keeps it from being started; if the
+ * database cannot be connected to, nobody ever asks for one.
  */
 static bool
 is_unattended(Oid database, const Attempt *attempts)
@@ -292,7 +293,8 @@ is_unattended(Oid database, const Attempt *attempts)
 
 		if (entry->database == database)
 			result = entry->pid == 0 && !entry->starting && entry->held_by == 0 &&
-				attempts[i].database == database && attempts[i].started_at != 0;
+				attempts[i].database == database &&
+				(attempts[i].delay_ms > RESTART_FIRST_MS || entry->obstacle != OBSTACLE_NONE);
 	}
 	LWLockRelease(ib_shared->lock);
 	return result;

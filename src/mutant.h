@@ -58,8 +58,6 @@ enum IbMutant
 	MUTANT_RETENTION = 34,		/* retention: nothing is removed */
 	MUTANT_RETENTION_APPLY = 35,	/* retention: late changes bring back what was removed */
 
-	MUTANT_SHARED_CACHES = 60,	/* schema_change: history and the present share caches whatever changed */
-
 	/* as whom */
 	MUTANT_OWNER = 36,			/* owner: the query runs as a superuser */
 
@@ -86,6 +84,9 @@ enum IbMutant
 	MUTANT_LOCK_WAITS = 50,		/* locks: a run waits for a row until it gets it */
 	MUTANT_SETTINGS = 51,		/* 195_settings: settings of the database reach the worker */
 	MUTANT_VERSION = 52,		/* 190_databases: another version's tables are taken for one's own */
+
+	/* history and the present */
+	MUTANT_SHARED_CACHES = 53,	/* schema_change: they share caches whatever changed between them */
 };
 
 #ifdef INCBATCH_MUTANT
