@@ -85,8 +85,18 @@ enum IbMutant
 	MUTANT_SETTINGS = 51,		/* 195_settings: settings of the database reach the worker */
 	MUTANT_VERSION = 52,		/* 190_databases: another version's tables are taken for one's own */
 
+	/* the slot, and the WAL that it holds */
+	MUTANT_SLOT_MOVED = 53,		/* 050_slot: a slot that was moved is good enough */
+	MUTANT_INVALIDATED = 54,	/* 050_slot: so is one that has lost its WAL */
+	MUTANT_OVER_LIMIT = 55,		/* 180_wal: a worker that starts does not see who held too much */
+	MUTANT_PINNED = 56,			/* 180_wal: an open transaction may hold any amount */
+	MUTANT_UNWATCHED = 57,		/* 180_wal: so may a slot without a worker */
+	MUTANT_NAMELESS = 58,		/* 180_wal: nobody knows whose transaction holds it */
+	MUTANT_LET_GO = 59,			/* 180_wal: nothing is let go before the server lists what runs */
+	MUTANT_STRANGE_SLOT = 60,	/* 180_wal: a slot of our name is ours */
+
 	/* history and the present */
-	MUTANT_SHARED_CACHES = 53,	/* schema_change: they share caches whatever changed between them */
+	MUTANT_SHARED_CACHES = 61,	/* schema_change: they share caches whatever changed between them */
 };
 
 #ifdef INCBATCH_MUTANT

@@ -50,13 +50,13 @@ holders(bool (*test) (const IbPath *, const SlotPosition *), const SlotPosition 
 static bool
 is_behind_slot(const IbPath *path, const SlotPosition *slot)
 {
-	return slot->confirmed_lsn > path->row->frontier.lsn;
+	return slot->confirmed_lsn > path->row->frontier.lsn && !MUTANT(SLOT_MOVED);
 }
 
 static bool
 is_over_limit(const IbPath *path, const SlotPosition *slot)
 {
-	return path->row->frontier.lsn + ib_retained_limit() < ib_wal_end();
+	return path->row->frontier.lsn + ib_retained_limit() < ib_wal_end() && !MUTANT(OVER_LIMIT);
 }
 
 /* Wait for a slot that nobody has.  False: pipelines have changed meanwhile. */
@@ -231,7 +231,7 @@ warn_of_limit(int64 held, const IbPath *path, TransactionId xid)
 static bool
 may_be_held(XLogRecPtr pinned, TransactionId xid, XLogRecPtr seen)
 {
-	if (XLogRecPtrIsInvalid(pinned) || pinned + ib_retained_limit() >= seen)
+	if (XLogRecPtrIsInvalid(pinned) || pinned + ib_retained_limit() >= seen || MUTANT(PINNED))
 		return true;
 	ib_paths_lose_place(holders(NULL, NULL),
 						psprintf("transaction %u, open for long, held more WAL than incbatch.max_retained_wal (%d MB)",
@@ -283,7 +283,7 @@ ib_place_confirm(XLogRecPtr seen)
 	}
 	ib_paths_lose_place(lost, ib_too_much_wal());
 	list_free(lost);
-	pg_atomic_write_u32(&ib_worker->pinning_xid, xid);
+	pg_atomic_write_u32(&ib_worker->pinning_xid, MUTANT(NAMELESS) ? InvalidTransactionId : xid);
 	pg_atomic_write_u64(&ib_worker->pinned_lsn, pinned);
 	warn_of_limit(seen - oldest, oldest_path, xid);
 	confirm_upto(lsn, flushed, seen);

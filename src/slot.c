@@ -59,8 +59,9 @@ ib_slot_position(void)
 		result.restart_lsn = slot->data.restart_lsn;
 		result.ours = slot->data.database == MyDatabaseId &&
 			strcmp(NameStr(slot->data.plugin), IB_NAME) == 0;
-		result.usable = result.ours && !ib_slot_is_invalidated(slot) &&
-			!XLogRecPtrIsInvalid(slot->data.restart_lsn);
+		result.usable = result.ours &&
+			(MUTANT(INVALIDATED) || (!ib_slot_is_invalidated(slot) &&
+									 !XLogRecPtrIsInvalid(slot->data.restart_lsn)));
 		SpinLockRelease(&slot->mutex);
 	}
 	LWLockRelease(ReplicationSlotControlLock);
@@ -206,7 +207,7 @@ ib_slot_let_go(void)
 	XLogRecPtr	end = GetFlushRecPtr(NULL);
 	int64		now = ib_monotonic_usecs();
 
-	if (end < MyReplicationSlot->data.restart_lsn + wal_segment_size / 2 ||
+	if (MUTANT(LET_GO) || end < MyReplicationSlot->data.restart_lsn + wal_segment_size / 2 ||
 		end < asked_lsn + (now - asked_at < LET_GO_USECS ? wal_segment_size / 2 : XLOG_BLCKSZ))
 		return;
 	asked_lsn = LogStandbySnapshot();

@@ -478,7 +478,7 @@ retire(void)
 
 	FAULT(PIPELINES_GONE);
 	ib_decode_close();
-	if (ib_slot_position().ours)
+	if (ib_slot_position().ours || MUTANT(STRANGE_SLOT))
 		ib_slot_drop();
 	FAULT(SLOT_DROPPED);
 	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);

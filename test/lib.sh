@@ -41,7 +41,10 @@ esac
 # From here on the same for everybody: files, messages, sort order, clients.
 umask 022
 export LC_ALL=C.UTF-8 LANG=C.UTF-8
-unset LANGUAGE "${!PG@}"
+unset LANGUAGE
+for name in "${!PG@}"; do
+	[[ $name == PG_TEST_* ]] || unset "$name" # how the tests wait is the caller's business
+done
 
 say() { printf '  %s\n' "$*"; }
 good() { printf '%s  %s%s%s %s\n' "${tty:+$'\r'$erase}" "$green" "$tick" "$plain" "$*"; }
