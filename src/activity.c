@@ -64,6 +64,9 @@ on_timer(void)
 		wal_end - holds_from > ib_max_retained_wal * UINT64CONST(1024) * 1024 / 2;
 
 	ib_heartbeat();
+	/* only once: what follows, such as storing why, must not be cancelled */
+	if (cut_short)
+		return;
 	if ((activity == ACTIVITY_BACKFILLING && too_much) ||
 		(activity == ACTIVITY_CREATING_SLOT &&
 		 (too_much || (still_current != NULL && !still_current()))))
