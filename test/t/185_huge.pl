@@ -60,7 +60,10 @@ $seconds{'INSERT … SELECT of the aggregate'} = timed {
 is_bounded('inserted');
 
 # ---------------------------------------------------------------------------
-# Updated in one transaction, which the worker begins to read when it is over
+# Updated in one transaction, which the worker begins to read when it is over:
+# it is stopped while it waits, for in a run it would read with the run's snapshot
+ask($look, "CALL incbatch.refresh_pipeline('$name')");
+until_true($look, "SELECT query = 'waiting for changes' FROM pg_stat_activity WHERE pid = $pid");
 kill_process('STOP', $pid);
 $seconds{'written (UPDATE)'} = timed {
 	ask($writer, 'UPDATE shop.things SET shelf = shelf % 500, amount = amount + 1')
