@@ -1124,7 +1124,7 @@ WITH line AS (
                generate_series(1, (SELECT ceil(lines / 4.0)::int FROM known))
           WHERE b.transform_cpu_ms > 0) w
 ), assumed AS (
-    SELECT '{3,0.0005,0.004}'::float8[] AS work, '{0.4,0.0004,0}'::float8[] AS reading, '{400,170,180}'::float8[] AS wal
+    SELECT '{1.5,0.0008,0.006}'::float8[] AS work, '{0.2,0.0008,0}'::float8[] AS reading, '{400,170,180}'::float8[] AS wal
 )
 SELECT k.batches, k.events, r.span,
        coalesce(r.events, 1e6), coalesce(r.transactions, 1e6),
