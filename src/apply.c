@@ -54,9 +54,10 @@ ib_path_forget_statements(IbPath *path)
 }
 
 /*
- * What a new batch passes over: what the path includes; before a backfill, all
- * that was decoded before.  Should it be decoded again, the source may have
- * had another shape then.
+ * What a new batch passes over: what the path includes, which is what is stored,
+ * not what was when the path's row was read; before a backfill, all that was
+ * decoded before.  Should it be decoded again, the source may have had another
+ * shape then.
  */
 static Frontier
 collects_from(const PathRow *row)
@@ -64,8 +65,13 @@ collects_from(const PathRow *row)
 	Frontier	frontier = {0};
 
 	if (row->state == PATH_RUNNING)
-		return row->frontier;
-	if (ib_decode_is_open())
+	{
+		if (!ib_catalog_fetch_frontier(row->path, InvalidSnapshot, &frontier))
+			elog(ERROR, "path %d runs without a frontier", row->path);
+		if (MUTANT(LOADED_FRONTIER))
+			frontier.lsn = frontier.decoded_lsn = row->loaded_lsn;
+	}
+	else if (ib_decode_is_open())
 		frontier.lsn = frontier.decoded_lsn = ib_decode_position();
 	return frontier;
 }
@@ -107,7 +113,7 @@ make_statements(IbPath *path)
 	PipelineQuery *pq;
 	char	   *state_table;
 	int			columns;
-	Frontier	frontier = collects_from(path->row);
+	Frontier	frontier = {0};
 	Query	   *query;
 	int64		meaning;
 
@@ -118,6 +124,8 @@ make_statements(IbPath *path)
 	pq = path->row->track_lookups ? ib_lookups_analyze(query) : ib_query_analyze(query);
 	state_table = ib_query_relation_name(path->row->state_table);
 	check_owner(path, pq);
+	if (path->inputs == NIL)
+		frontier = collects_from(path->row);
 	ib_inputs_prepare(path, pq, &frontier);
 	columns = ib_inputs_source(path)->desc->natts;
 
@@ -615,19 +623,28 @@ ib_begin_run(IbPath *path, bool with_source, Frontier *frontier,
 	return true;
 }
 
-/* Commit a run and remember what it stored. */
+/*
+ * Commit a run, and then remember what it stored: should the commit fail, the
+ * path contains what it did before.
+ */
 void
 ib_commit_run(IbPath *path, const Frontier *frontier)
 {
 	bool		new_partitions = frontier->partitions != (Datum) 0 &&
 		frontier->partitions != ib_inputs_source(path)->frontier.partitions;
+	int			left_out = ib_divert_left_out(path);
+	Frontier	kept;
 
 	FAULT(AFTER_FOLD);
 	ib_catalog_store_frontier(path->row->path, frontier, new_partitions);
-	ib_inputs_set_frontier(path, frontier);
+	kept = ib_frontier_copy(frontier, TopMemoryContext);
 	FAULT(BEFORE_COMMIT);
 	ib_commit();
 	FAULT(AFTER_COMMIT);
+	ib_inputs_set_frontier(path, &kept);
+	ib_frontier_free(&kept);
+	path->row->left_out = left_out;
+	path->divert = NULL;
 	/* what readers see is flushed: see fix_settings in worker.c */
 	Assert(MUTANT(UNFLUSHED) || XactLastCommitEnd <= GetFlushRecPtr(NULL));
 	path->row->has_frontier = true;

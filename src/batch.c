@@ -30,7 +30,6 @@
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
@@ -100,15 +99,6 @@ batch_descriptor(TupleDesc source)
 	return desc;
 }
 
-static void
-free_frontier(Frontier *frontier)
-{
-	if (frontier->snapshot)
-		pfree(DatumGetPointer(frontier->snapshot));
-	if (frontier->partitions)
-		pfree(DatumGetPointer(frontier->partitions));
-}
-
 /* Start to collect what changes in a source. */
 Batch *
 ib_batch_create(Relation source, const Bitmapset *needed, bool append_only,
@@ -162,7 +152,7 @@ ib_batch_destroy(Batch *batch)
 	pfree(batch->row_nulls);
 	if (batch->new_links)
 		pfree(batch->new_links);
-	free_frontier(&batch->frontier);
+	ib_frontier_free(&batch->frontier);
 	pfree(batch);
 }
 
@@ -170,16 +160,10 @@ ib_batch_destroy(Batch *batch)
 void
 ib_batch_set_frontier(Batch *batch, const Frontier *frontier)
 {
-	MemoryContext old = MemoryContextSwitchTo(batch_context);
 	Frontier	previous = batch->frontier;
 
-	batch->frontier = *frontier;
-	if (frontier->snapshot)
-		batch->frontier.snapshot = datumCopy(frontier->snapshot, false, -1);
-	if (frontier->partitions)
-		batch->frontier.partitions = datumCopy(frontier->partitions, false, -1);
-	MemoryContextSwitchTo(old);
-	free_frontier(&previous);
+	batch->frontier = ib_frontier_copy(frontier, batch_context);
+	ib_frontier_free(&previous);
 }
 
 /* The changes can no longer be trusted; the first reason counts. */

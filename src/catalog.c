@@ -259,8 +259,7 @@ ib_catalog_paths(void)
 		   " p.source::pg_catalog.oid, a.relation::pg_catalog.oid,"
 		   " (extract(epoch FROM a.trigger_interval) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8,"
 		   " p.append_only, p.initialize, p.paused, a.state, p.settings,"
-		   " f.lsn, f.decoded_lsn, f.snapshot, f.aligned, f.as_of, f.partitions, f.meaning,"
-		   " p.event_time, (extract(epoch FROM p.lateness) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8,"
+		   " f.lsn, f.as_of, p.event_time, (extract(epoch FROM p.lateness) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8,"
 		   " p.late_policy, p.retention, p.track_lookups,"
 		   " (SELECT coalesce((extract(epoch FROM pg_catalog.min(c.freshness)) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, 0)"
 		   " FROM incbatch.consumer c WHERE c.path OPERATOR(pg_catalog.=) a.id),"
@@ -292,17 +291,17 @@ ib_catalog_paths(void)
 		row->paused = DatumGetBool(column(tuple, 10, NULL));
 		row->state = state_from_name(TextDatumGetCString(column(tuple, 11, NULL)));
 		row->settings = text_array_to_list(column(tuple, 12, NULL));
-		(void) column(tuple, 13, &isnull);
+		row->loaded_lsn = DatumGetLSN(column(tuple, 13, &isnull));
 		row->has_frontier = !isnull;
 		if (row->has_frontier)
-			read_frontier(tuple, 13, &row->frontier);
-		read_lateness(tuple, 20, row);
-		row->track_lookups = DatumGetBool(column(tuple, 24, NULL));
-		row->freshness_usecs = DatumGetInt64(column(tuple, 25, NULL));
-		row->diverts = DatumGetBool(column(tuple, 26, NULL));
-		row->rebuilds = DatumGetBool(column(tuple, 27, NULL));
-		row->left_out = DatumGetInt64(column(tuple, 28, NULL));
-		row->rebuild_at = DatumGetTimestampTz(column(tuple, 29, NULL));
+			row->loaded_as_of = DatumGetTimestampTz(column(tuple, 14, NULL));
+		read_lateness(tuple, 15, row);
+		row->track_lookups = DatumGetBool(column(tuple, 19, NULL));
+		row->freshness_usecs = DatumGetInt64(column(tuple, 20, NULL));
+		row->diverts = DatumGetBool(column(tuple, 21, NULL));
+		row->rebuilds = DatumGetBool(column(tuple, 22, NULL));
+		row->left_out = DatumGetInt64(column(tuple, 23, NULL));
+		row->rebuild_at = DatumGetTimestampTz(column(tuple, 24, NULL));
 		result = lappend(result, row);
 		MemoryContextSwitchTo(spi);
 	}

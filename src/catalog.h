@@ -57,7 +57,8 @@ typedef struct PathRow
 	bool		rebuilds;		/* on_lost: the worker rebuilds by itself, */
 	TimestampTz rebuild_at;		/* at this instant at the earliest */
 	bool		has_frontier;
-	Frontier	frontier;
+	XLogRecPtr	loaded_lsn;		/* its frontier when this row was read */
+	TimestampTz loaded_as_of;
 } PathRow;
 
 /* One line of incbatch.batches. */

@@ -52,19 +52,6 @@ ib_path_can_copy(IbPath *path, IbPath *sibling)
 	return can;
 }
 
-/* The frontier that the path has now is stored; remember it. */
-static void
-take_frontier(IbPath *path)
-{
-	MemoryContext old = MemoryContextSwitchTo(path->context);
-
-	path->row->has_frontier = ib_catalog_fetch_frontier(path->row->path, InvalidSnapshot,
-														&path->row->frontier);
-	MemoryContextSwitchTo(old);
-	if (!path->row->has_frontier)
-		elog(ERROR, "a sibling that runs has no frontier");
-}
-
 /*
  * Copy a sibling that has just run.  False: not now, a table is locked, or the
  * path itself by a session that changes it, or one of the two is to do something
@@ -74,6 +61,7 @@ bool
 ib_path_copy(IbPath *path, IbPath *sibling)
 {
 	OwnerScope	scope;
+	Frontier	frontier;
 
 	ib_begin();
 	ib_limit_lock_waits();
@@ -103,12 +91,14 @@ ib_path_copy(IbPath *path, IbPath *sibling)
 		ib_rollback();
 		return false;
 	}
-	take_frontier(path);
+	if (!ib_catalog_fetch_frontier(path->row->path, InvalidSnapshot, &frontier))
+		elog(ERROR, "a sibling that runs has no frontier");
 	ib_commit();
 
 	path->row->state = PATH_RUNNING;
+	path->row->has_frontier = true;
 	path->row->left_out = sibling->row->left_out;
-	path->stored_lsn = path->confirmable = path->row->frontier.lsn;
+	path->stored_lsn = path->confirmable = frontier.lsn;
 	path->stored_commit = XactLastCommitEnd;
 	path->ran_at = sibling->ran_at;
 	ib_path_publish(path, pg_atomic_read_u64(&sibling->shared->frontier_lsn),

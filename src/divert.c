@@ -813,13 +813,12 @@ ib_divert_store(IbPath *path)
 	DivertRun  *divert = path->divert;
 	Oid			types[] = {INT4OID};
 	Datum		values[] = {Int32GetDatum(path->row->path)};
-	int			left_out;
 	ListCell   *lc;
 
 	if (divert == NULL)
 		return;
-	left_out = count_left_out(divert);
-	if (!divert->anew && divert->found == NIL && left_out == path->row->left_out)
+	if (!divert->anew && divert->found == NIL &&
+		count_left_out(divert) == path->row->left_out)
 		return;
 	ib_catalog_see_latest();
 	SPI_connect();
@@ -839,6 +838,11 @@ ib_divert_store(IbPath *path)
 				errmsg("incbatch pipeline %d diverted %d changes whose rows make its query fail",
 					   path->row->pipeline, list_length(divert->found)),
 				errdetail("The first error was: %s", ((FailedRow *) linitial(divert->found))->error));
-	path->row->left_out = left_out;
-	path->divert = NULL;
+}
+
+/* How many rows a path leaves out once its run is committed. */
+int
+ib_divert_left_out(const IbPath *path)
+{
+	return path->divert == NULL ? path->row->left_out : count_left_out(path->divert);
 }

@@ -17,6 +17,7 @@ extern int64 ib_divert_evaluate(IbPath *path, Tuplestorestate *groups,
 								int64 (*evaluate) (IbPath *, Tuplestorestate *));
 extern char *ib_divert_present(IbPath *path);
 extern void ib_divert_store(IbPath *path);
+extern int	ib_divert_left_out(const IbPath *path);
 
 /* for verify.c */
 extern void ib_divert_offer_images(List *images);

@@ -23,6 +23,7 @@
 #include "storage/procarray.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/fmgrprotos.h"
 #include "utils/xid8.h"
 #include "utils/snapmgr.h"
@@ -54,6 +55,31 @@ ib_frontier_includes(const Frontier *frontier, TransactionId xid,
 	return DatumGetBool(DirectFunctionCall2(pg_visible_in_snapshot,
 											FullTransactionIdGetDatum(widen_xid(xid)),
 											frontier->snapshot));
+}
+
+/* A copy that lives as long as a memory context. */
+Frontier
+ib_frontier_copy(const Frontier *frontier, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Frontier	copy = *frontier;
+
+	if (frontier->snapshot)
+		copy.snapshot = datumCopy(frontier->snapshot, false, -1);
+	if (frontier->partitions)
+		copy.partitions = datumCopy(frontier->partitions, false, -1);
+	MemoryContextSwitchTo(old);
+	return copy;
+}
+
+/* Free what a copy consists of. */
+void
+ib_frontier_free(Frontier *frontier)
+{
+	if (frontier->snapshot)
+		pfree(DatumGetPointer(frontier->snapshot));
+	if (frontier->partitions)
+		pfree(DatumGetPointer(frontier->partitions));
 }
 
 /* The active snapshot as a pg_snapshot. */

@@ -24,6 +24,8 @@ typedef struct Frontier
 
 extern bool ib_frontier_includes(const Frontier *frontier, TransactionId xid,
 								 XLogRecPtr commit_lsn);
+extern Frontier ib_frontier_copy(const Frontier *frontier, MemoryContext context);
+extern void ib_frontier_free(Frontier *frontier);
 extern Datum ib_frontier_current_snapshot(void);
 extern Snapshot ib_frontier_mvcc_snapshot(Datum pg_snapshot);
 extern bool ib_frontier_commits_lingering(Snapshot snapshot,

@@ -94,15 +94,13 @@ ib_inputs_source(const IbPath *path)
 	return ((PathInput *) linitial(path->inputs))->batch;
 }
 
-/*
- * The source's batch, the first, comes last: the frontier of a run may share its
- * partitions (ib_partitions_follow), which are freed when they are replaced.
- */
 void
 ib_inputs_set_frontier(IbPath *path, const Frontier *frontier)
 {
-	for (int i = list_length(path->inputs) - 1; i >= 0; i--)
-		ib_batch_set_frontier(((PathInput *) list_nth(path->inputs, i))->batch, frontier);
+	ListCell   *lc;
+
+	foreach(lc, path->inputs)
+		ib_batch_set_frontier(((PathInput *) lfirst(lc))->batch, frontier);
 }
 
 /* Whether any transaction waits. */

@@ -97,6 +97,9 @@ enum IbMutant
 
 	/* history and the present */
 	MUTANT_SHARED_CACHES = 61,	/* schema_change: they share caches whatever changed between them */
+
+	/* after a run that failed for a lock */
+	MUTANT_LOADED_FRONTIER = 62,	/* locks: what was folded in since the row was read counts again */
 };
 
 #ifdef INCBATCH_MUTANT

@@ -17,7 +17,6 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
-#include "utils/datum.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -130,12 +129,6 @@ copy_row(IbPath *path, const PathRow *row)
 	MemoryContextReset(path->context);
 	old = MemoryContextSwitchTo(path->context);
 	*path->row = *row;
-	if (row->has_frontier)
-	{
-		path->row->frontier.snapshot = datumCopy(row->frontier.snapshot, false, -1);
-		if (row->frontier.partitions)
-			path->row->frontier.partitions = datumCopy(row->frontier.partitions, false, -1);
-	}
 	path->row->settings = NIL;
 	foreach(lc, row->settings)
 		path->row->settings = lappend(path->row->settings, pstrdup(lfirst(lc)));
@@ -149,7 +142,7 @@ copy_row(IbPath *path, const PathRow *row)
 static int64
 last_run(const PathRow *row)
 {
-	int64		age = GetCurrentTimestamp() - row->frontier.as_of;
+	int64		age = GetCurrentTimestamp() - row->loaded_as_of;
 
 	return ib_monotonic_usecs() - Max(age, 0);
 }
@@ -208,13 +201,13 @@ update_path(PathRow *row)
 	if (restart)
 	{
 		ib_path_stop_collecting(path);
-		path->stored_lsn = path->confirmable = row->has_frontier ? row->frontier.lsn : 0;
+		path->stored_lsn = path->confirmable = row->has_frontier ? row->loaded_lsn : 0;
 		path->stored_commit = 0;
 		path->retry_at = 0;
 		if (row->has_frontier && path->ran_at == 0)
 			path->ran_at = last_run(row);
 		if (row->has_frontier && row->state == PATH_RUNNING)
-			ib_path_publish(path, row->frontier.lsn, row->frontier.lsn, row->frontier.as_of);
+			ib_path_publish(path, row->loaded_lsn, row->loaded_lsn, row->loaded_as_of);
 	}
 	if (path->statements != NULL && closes_otherwise(path->row, row))
 		path->statements->stale = true;

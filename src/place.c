@@ -50,13 +50,13 @@ holders(bool (*test) (const IbPath *, const SlotPosition *), const SlotPosition 
 static bool
 is_behind_slot(const IbPath *path, const SlotPosition *slot)
 {
-	return slot->confirmed_lsn > path->row->frontier.lsn && !MUTANT(SLOT_MOVED);
+	return slot->confirmed_lsn > path->row->loaded_lsn && !MUTANT(SLOT_MOVED);
 }
 
 static bool
 is_over_limit(const IbPath *path, const SlotPosition *slot)
 {
-	return path->row->frontier.lsn + ib_retained_limit() < ib_wal_end() && !MUTANT(OVER_LIMIT);
+	return path->row->loaded_lsn + ib_retained_limit() < ib_wal_end() && !MUTANT(OVER_LIMIT);
 }
 
 /* Wait for a slot that nobody has.  False: pipelines have changed meanwhile. */
