@@ -23,7 +23,7 @@ still fails, in FuzzRunner.
 
 A program is a hash of C<pipelines> and C<steps>.  A step is one of
 
-  { on => 'a', sql => ... }    a statement of session a, b, c, d or m
+  { on => 'a', sql => ... }    a statement of session a, b, c, d, h or m
   { create => 0 }              create_pipeline of that pipeline
   { check => 'refresh' }       every pipeline equals its query; 'wait': without
                                a refresh, by its own trigger
@@ -37,7 +37,8 @@ what makes the source fit again.
 Sessions must not wait for each other, for one driver issues all statements.
 Each changes only rows of its own (id modulo 4), and statements that lock a
 table come when no other session is in a transaction.  Session d prepares its
-transactions, and m manages: it is never in one.
+transactions, and m manages: it is never in one.  h holds rows of an aggregate
+while others change the source, long enough for a run to give way.
 
 =cut
 
@@ -1272,6 +1273,32 @@ sub random_move
 	return { on => $session, %{ random_change($state, $source, $session, 0) } };
 }
 
+# Somebody has the rows of an aggregate while its source changes.
+sub held_rows
+{
+	my ($state) = @_;
+	my @free = grep { !$state->{open}{$_} } 'a' .. 'c';
+
+	return () if !@{ $state->{created} || [] } || !@free || defined $state->{locked};
+	my $pipeline = pick(@{ $state->{created} });
+	my @changes;
+
+	foreach (1 .. between(1, 3))
+	{
+		my $session = pick(@free);
+
+		push @changes, { on => $session, %{ random_change($state, pick(@{ $state->{sources} }), $session, 0) } };
+	}
+	return (
+		{ on => 'm', sql => "SELECT incbatch.alter_pipeline('$pipeline->{name}', trigger_interval => '0')" },
+		{ on => 'm', sql => "CALL incbatch.refresh_pipeline('$pipeline->{name}')" },
+		{ on => 'h', sql => 'BEGIN' },
+		{ on => 'h', sql => "SELECT count(*) FROM (SELECT FROM $pipeline->{name}_state FOR UPDATE) AS s" },
+		@changes,
+		{ on => 'h', sql => 'SELECT pg_sleep(0.25)' },
+		{ on => 'h', sql => 'COMMIT' });
+}
+
 # A transaction that is too large to be read at once, parts of it rolled back.
 sub large_transaction
 {
@@ -1343,6 +1370,7 @@ sub random_program
 			push @{ $state->{created} }, $pipeline;
 		}
 		push @steps, chance(0.03) ? large_transaction($state) : random_move($state) foreach 1 .. between(3, 14);
+		push @steps, held_rows($state) if chance(0.12);
 		push @steps, misfortune($state, pick(@sources)) if chance(0.08);
 		push @steps, { kill => weighted(worker => 2, crash => 1, stop => 1) }
 		  if chance($want{kills} || 0);

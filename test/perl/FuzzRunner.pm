@@ -202,11 +202,11 @@ sub fresh_schema
 	my ($self) = @_;
 	my $prepared = $self->must('m', "SELECT count(*) FROM pg_prepared_xacts WHERE gid = 'fuzz'");
 
-	$self->must($_, 'ROLLBACK') foreach grep { $self->{sessions}{$_} } 'a' .. 'd';
+	$self->must($_, 'ROLLBACK') foreach grep { $self->{sessions}{$_} } 'h', 'a' .. 'd';
 	$self->must('m', "ROLLBACK PREPARED 'fuzz'") if $prepared;
 	$self->must('m', 'DROP SCHEMA IF EXISTS fuzz CASCADE');
 	$self->must('m', 'CREATE SCHEMA fuzz');
-	$self->must($_, 'SET search_path = fuzz, public') foreach 'm', 'a' .. 'd';
+	$self->must($_, 'SET search_path = fuzz, public') foreach 'm', 'h', 'a' .. 'd';
 	return;
 }
 
