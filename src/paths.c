@@ -91,6 +91,7 @@ ib_path_stop_collecting(IbPath *path)
 {
 	ib_path_forget_statements(path);
 	ib_inputs_destroy(path);
+	path->divert = NULL;		/* of a run that failed */
 }
 
 static void
