@@ -79,6 +79,7 @@ my @misfortunes = (
 	[ 'drop and create', 1, sub { sql(q{BEGIN; SELECT incbatch.drop_pipeline('shop.thirds'); } . IncBatch::create_pipeline_sql('shop.thirds', $query{'shop.thirds'}, trigger_interval => '100 ms') . q{ COMMIT}) } ],
 	[ 'consumer comes', 1, sub { sql(sprintf q{SELECT incbatch.create_consumer('c%d', 'shop.by_category', freshness => '%d seconds')}, $count{'consumer comes'} || 0, 1 + rand 30) } ],
 	[ 'consumers go',   1, sub { sql(q{SELECT incbatch.drop_consumer(consumer, pipeline) FROM incbatch.consumers}) } ],
+	[ 'rows held',      4, sub { sql(sprintf 'BEGIN; SELECT count(*) FROM (SELECT FROM %s_state FOR UPDATE) AS s; SELECT pg_sleep(%.1f); COMMIT', pick(@names), 0.2 + rand) } ],
 	[ 'checkpoint',     1, sub { sql('CHECKPOINT') } ],);
 
 my $minute = 0;
