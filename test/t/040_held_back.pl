@@ -122,14 +122,20 @@ foreach my $hanging (@hanging)
 	end_session($first, $second);
 }
 
-# A pipeline created meanwhile must not count it twice, nor miss it.
+# A pipeline created meanwhile must not count it twice, nor miss it.  The worker
+# has not read it yet: a backfill waits for what was read before it began.
 {
 	my $session = session($node, 'postgres');
-	my $pid     = hang_commit($node, $session,
+	my $worker  = wait_for_worker($node, 'postgres');
+
+	until_true($session, "SELECT query = 'waiting for changes' FROM pg_stat_activity WHERE pid = $worker");
+	kill_process('STOP', $worker);
+	my $pid = hang_commit($node, $session,
 		q{BEGIN; DELETE FROM shop.orders WHERE region = 'peak' AND amount_cents = 2000});
 
 	create_pipeline($node, 'postgres', 'shop.newer', $query{'shop.newer'},
 		trigger_interval => '0');
+	kill_process('CONT', $worker);
 	wait_for_state($node, 'postgres', 'shop.newer', 'running');
 	push @peaks, 'shop.newer';
 	are_exact($node, 'postgres', \@peaks, 'created while one hangs');
