@@ -229,8 +229,7 @@ begin_backfilling(IbPath *path)
 {
 	bool		begun;
 
-	ib_begin();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	ib_begin_catalog(NULL);
 	begun = ib_catalog_lock_path(path->row->path) &&
 		ib_catalog_change_state(path->row->path, path->row->state, PATH_BACKFILLING, NULL);
 	ib_commit();

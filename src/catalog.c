@@ -20,6 +20,7 @@
 #include "commands/extension.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/lsyscache.h"
 #include "utils/builtins.h"
@@ -142,16 +143,39 @@ ib_catalog_leave(const CatalogScope *scope)
 	ib_catalog_become_caller(scope);
 }
 
-/* Is the extension there, whole, in this database? */
+/*
+ * Keep the extension from being dropped until the end of this transaction.  Who
+ * drops it locks it before its tables; so must who reads several of them, or each
+ * could have what the other waits for.  False: it is not there, whole.
+ */
 bool
-ib_catalog_exists(void)
+ib_catalog_lock(void)
 {
+	Oid			extension = InvalidOid;
 	Oid			schema;
 
-	if (!OidIsValid(get_extension_oid(IB_NAME, true)))
+	/* another one may be there once the lock is */
+	while (extension != get_extension_oid(IB_NAME, true))
+	{
+		extension = get_extension_oid(IB_NAME, true);
+		if (OidIsValid(extension) && !MUTANT(DROP_UNLOCKED))
+			LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
+	}
+	if (!OidIsValid(extension))
 		return false;
 	schema = get_namespace_oid(IB_SCHEMA, true);
 	return OidIsValid(schema) && OidIsValid(get_relname_relid("path", schema));
+}
+
+/* The same where the worker knows pipelines already. */
+void
+ib_catalog_expect(void)
+{
+	if (!ib_catalog_lock())
+		ereport(FATAL,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("incbatch was dropped in this database"),
+				errdetail("The worker starts anew, for what it knows is of the pipelines before."));
 }
 
 /* The version of the extension in this database; there is one. */

@@ -105,7 +105,8 @@ extern void ib_catalog_become_caller(const CatalogScope *scope);
 extern void ib_catalog_enter(CatalogScope *scope);
 extern void ib_catalog_leave(const CatalogScope *scope);
 
-extern bool ib_catalog_exists(void);
+extern bool ib_catalog_lock(void);
+extern void ib_catalog_expect(void);
 extern char *ib_catalog_version(void);
 
 /* What to do where the version of the extension is not the library's */

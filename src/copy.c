@@ -45,8 +45,7 @@ ib_path_can_copy(IbPath *path, IbPath *sibling)
 {
 	bool		can;
 
-	ib_begin();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	ib_begin_catalog(NULL);
 	can = lock_both(path, sibling) && ib_catalog_lock_path(path->row->path);
 	ib_commit();
 	return can;

@@ -26,6 +26,7 @@ enum IbFault
 	/* the worker begins and ends */
 	FAULT_WORKER_WANTED,		/* the launcher is about to start a worker */
 	FAULT_SLOT_MADE,			/* the slot is made, the catalog does not know */
+	FAULT_PATHS_READ,			/* the pipelines are read, whose the slot is, is not */
 	FAULT_PIPELINES_GONE,		/* no pipeline is left, the slot is there */
 	FAULT_SLOT_DROPPED,			/* it is dropped, the worker still runs */
 

@@ -31,6 +31,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "catalog.h"
 #include "meter.h"
 
 /* Runs of a shorter trigger share lines, which so are no more than that. */
@@ -253,6 +254,7 @@ ib_history_write(void)
 		/* as a session would: a lower source changes what the end of the transaction restores */
 		(void) set_config_option("synchronous_commit", "off", PGC_SUSET, PGC_S_SESSION,
 								 GUC_ACTION_LOCAL, true, 0, false);
+		ib_catalog_expect();
 		PushActiveSnapshot(GetTransactionSnapshot());
 		write_lines();
 		ib_commit();

@@ -100,6 +100,9 @@ enum IbMutant
 
 	/* after a run that failed for a lock */
 	MUTANT_LOADED_FRONTIER = 62,	/* locks: what was folded in since the row was read counts again */
+
+	/* beside who drops the extension */
+	MUTANT_DROP_UNLOCKED = 63,	/* 150_faults: he is not waited for before its tables are read */
 };
 
 #ifdef INCBATCH_MUTANT

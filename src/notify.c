@@ -195,8 +195,9 @@ ib_notify_changes(bool urgent)
 		StartTransactionCommand();
 		(void) set_config_option("synchronous_commit", "off", PGC_SUSET, PGC_S_SESSION,
 								 GUC_ACTION_LOCAL, true, 0, false);
-		/* whoever drops the extension has tables of the view locked */
+		/* whoever drops the extension may take his time */
 		ib_limit_lock_waits();
+		ib_catalog_expect();
 		PushActiveSnapshot(GetTransactionSnapshot());
 		SPI_connect();
 		told = tell_changes();

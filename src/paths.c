@@ -274,11 +274,14 @@ ib_paths_load(void)
 	foreach(lc, ib_paths)
 		((IbPath *) lfirst(lc))->seen = false;
 
-	ib_begin_catalog("reading pipelines");
-	if (ib_catalog_exists())
+	ib_activity(ACTIVITY_CATALOG, 0, "reading pipelines");
+	ib_begin();
+	if (ib_catalog_lock())
 	{
+		PushActiveSnapshot(GetTransactionSnapshot());
 		check_version();
 		rows = ib_catalog_paths();
+		FAULT(PATHS_READ);
 	}
 	if (rows != NIL && ib_slot_is_recorded && !ib_catalog_slot_is_at_home())
 		ereport(FATAL,
@@ -355,8 +358,7 @@ change_state(IbPath *path, PathState state, const char *error)
 	bool		forget = state == PATH_FAILED && path->row->state != PATH_RUNNING;
 	bool		changed;
 
-	ib_begin();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	ib_begin_catalog(NULL);
 	if (ib_decode_is_open() && !ib_catalog_lock_path(path->row->path))
 	{
 		ib_commit();

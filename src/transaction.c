@@ -11,6 +11,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "catalog.h"
 #include "path.h"
 
 /* Begin a transaction that reads no table until it takes a snapshot. */
@@ -21,12 +22,17 @@ ib_begin(void)
 	StartTransactionCommand();
 }
 
-/* Begin one that does something with incbatch's own tables. */
+/*
+ * Begin one that only does something with incbatch's own tables.  The activity
+ * is shown; NULL leaves what is shown.
+ */
 void
 ib_begin_catalog(const char *activity)
 {
-	ib_activity(ACTIVITY_CATALOG, 0, activity);
+	if (activity != NULL)
+		ib_activity(ACTIVITY_CATALOG, 0, activity);
 	ib_begin();
+	ib_catalog_expect();
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
 

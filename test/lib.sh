@@ -101,7 +101,7 @@ trap 'exit 129' HUP
 # line it is at.  Sets $status.  Never call this where bash ignores `set -e`
 # (`if`, `||`): the command could be a function that relies on it.
 follow() {
-	local each=$1 text=$2 began=$SECONDS next=1 line='' at='' part fd
+	local each=$1 text=$2 began=$SECONDS next=1 line='' at='' part fd ended
 	shift 2
 
 	rm -f "$own/pipe"
@@ -113,6 +113,9 @@ follow() {
 	exec {fd}<"$own/pipe"
 
 	while :; do
+		# asked before reading, so that all that it wrote is read
+		ended=''
+		kill -0 "$child" 2>/dev/null || ended=1
 		status=0
 		IFS= read -r -t "${tty:+0.}1" -u "$fd" part || status=$?
 		line+=$part
@@ -123,7 +126,7 @@ follow() {
 			line=''
 		elif ((status > 128)); then
 			# A server may live on and hold the pipe open.
-			kill -0 "$child" 2>/dev/null || break
+			[[ -z $ended ]] || break
 		else
 			break
 		fi

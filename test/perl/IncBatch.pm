@@ -564,7 +564,8 @@ sub start_pgbench
 		push @files, '-f', "${base}_$name.sql\@$weight";
 	}
 
-	my $bench = { log => "$base.log" };
+	my $bench = { log => "$base.log", node => $node, name => "pgbench $number" };
+	local $ENV{PGAPPNAME} = $bench->{name};
 	$bench->{harness} = IPC::Run::start(
 		[
 			$node->installed_command('pgbench'), '-n',
@@ -598,7 +599,8 @@ sub finish_pgbench
 	return ($bench->{harness}->result(0), $output, $transactions || 0);
 }
 
-# End pgbench, whose clients a crash may have ended already.
+# End pgbench, whose clients a crash may have ended already.  What their sessions
+# still had to do is done then.
 sub stop_pgbench
 {
 	my ($bench) = @_;
@@ -606,6 +608,12 @@ sub stop_pgbench
 	$bench->{harness}->signal('TERM') if pgbench_is_running($bench);
 	eval { $bench->{harness}->finish };
 	@running = grep { $_ != $bench } @running;
+	until_holds {
+		my ($ret, $sessions) = try_psql($bench->{node}, 'postgres',
+			"SELECT count(*) FROM pg_stat_activity WHERE application_name = '$bench->{name}'");
+
+		return $ret != 0 || $sessions == 0;
+	};
 	return;
 }
 

@@ -10,7 +10,8 @@
 # - no group has less than one row;
 # - no stored frontier goes back.
 # Then FATAL and PANIC; a wait that ends when the setting changes, after which the
-# same worker goes on; and an error right before the commit, over and over.
+# same worker goes on; an error right before the commit, over and over; and who drops
+# the extension while the worker reads its tables.
 #
 # Needs a build with -DINCBATCH_FAULTS, as test/check makes.  FAULT_ROUNDS
 # (default 1) is how often all of it is done, each time at other moments;
@@ -65,6 +66,7 @@ my $readers   = 0;
 # number of test/HAZARDS.md it is about.
 my %way = (
 	worker_wanted      => { provoke => \&end_worker },
+	paths_read         => { provoke => \&end_worker },
 	slot_made          => { provoke => \&create_visits },
 	pipelines_gone     => { before  => \&running_visits, provoke => \&drop_visits },
 	slot_dropped       => { before  => \&running_visits, provoke => \&drop_visits },
@@ -101,6 +103,7 @@ SKIP:
 	drive('before_commit', 'fatal', 'panic');
 	drive('after_fold', 'release');
 	errors_before_commit();
+	drop_extension();
 }
 
 is(join("\n", @broken), '', '1: what the second session saw in ' . looks() . ' looks was always right');
@@ -176,6 +179,29 @@ sub load
 	return if $bench && pgbench_is_running($bench);
 	stop_pgbench($bench) if $bench;		# a crash has
 	$bench = start_pgbench($node, 'postgres', \%load, '-c', 2, '-R', 150, '-T', 600);
+	return;
+}
+
+# Who drops the extension waits for the worker before he locks a table, or one of the
+# two would end in a deadlock.
+sub drop_extension
+{
+	my $dropper = session($node, 'other');
+	my $pid     = ask($dropper, 'SELECT pg_backend_pid()');
+	my $offset  = -s $node->logfile;
+
+	running_visits();
+	arm($node, 'paths_read:wait');
+	$node->safe_psql('other', q{SELECT incbatch.alter_pipeline('visits', trigger_interval => '1 s')});
+	ok(until_holds { at_point($node, 'paths_read', $offset) }, '83: the worker reads the pipelines');
+	send_sql($dropper, 'SET client_min_messages = warning; DROP EXTENSION incbatch CASCADE');
+	$node->poll_query_until('postgres', "SELECT count(*) > 0 FROM pg_locks WHERE pid = $pid AND NOT granted");
+	is( $node->safe_psql('postgres', "SELECT DISTINCT locktype, granted FROM pg_locks WHERE pid = $pid AND locktype IN ('relation', 'object') AND mode = 'AccessExclusiveLock'"),
+		'object|f', '83: who drops the extension has no table locked meanwhile');
+	arm($node, '');
+	is(ask($dropper, q{SELECT count(*) FROM pg_extension WHERE extname = 'incbatch'}), 0, '83: it is dropped');
+	ok(worker_is_gone($node, $other), '83: and the worker goes');
+	end_session($dropper);
 	return;
 }
 
