@@ -9,7 +9,7 @@
 #   is one again that does;
 # - 57: what others do to databases does not wait for decoding to end;
 # - 58: a fast shutdown does not wait for a backfill;
-# - 59: without a free slot, a lock table entry or shared memory for a path it is
+# - 59: without a free slot, a lock table entry, memory or shared memory for a path it is
 #   said once, the others go on, and it is over when there is room again;
 # - 60: the extension may be updated, in vain or not, under a running worker, which
 #   never runs pipelines of a version that it does not know.
@@ -219,6 +219,20 @@ subtest '59: resources' => sub {
 	is($node->safe_psql('shops', 'SELECT count(*) FROM incbatch.pipelines WHERE state <> $$running$$'),
 		0, '59: nothing was lost');
 
+	# memory
+  SKIP:
+	{
+		skip 'sanitizers want all memory', 2 if $ENV{SANITIZED};
+		my $worker = wait_for_worker($node, 'shops');
+		my ($size) = slurp_file("/proc/$worker/status") =~ /^VmSize:\s+(\d+) kB/m;
+
+		$offset = -s $node->logfile;
+		system('prlimit', "--pid=$worker", '--as=' . ($size + 1024) * 1024) == 0 or die "prlimit: $!";
+		backlog('shops', 400_000);
+		are_exact($node, 'shops', [ $name, $other ], '59: too little memory: exact, by a new worker');
+		like(slurp_file($node->logfile, $offset), qr/\[$worker\].*ERROR:  out of memory/, '59: too little memory: said in the log');
+	}
+
 	# slots
 	$node->safe_psql('shops', "SELECT incbatch.drop_pipeline('$_')") foreach $name, $other;
 	ok(worker_is_gone($node, dboid('shops')), '59: no pipeline, no worker');
@@ -302,11 +316,11 @@ sub add_order
 # Changes that a worker is busy with when the next statement comes.
 sub backlog
 {
-	my ($db) = @_;
+	my ($db, $orders) = (@_, 20_000);
 
 	wait_for_worker($node, $db);
 	$node->safe_psql($db,
-		q{INSERT INTO shop.orders (product_id, region, amount_cents) SELECT i % 20 + 1, shop.region(i % 5), i FROM generate_series(1, 20000) AS i}
+		"INSERT INTO shop.orders (product_id, region, amount_cents) SELECT i % 20 + 1, shop.region(i % 5), i FROM generate_series(1, $orders) AS i"
 	);
 	return;
 }
