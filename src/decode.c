@@ -220,8 +220,9 @@ ib_decode_position(void)
 }
 
 /*
- * Where decoding has to start for the oldest transaction of which a part was
- * read, and which that is; 0 where there is none.
+ * Where the oldest transaction began of which a part was read, and which that
+ * is; 0 where there is none.  Decoding it starts before that, at a list of the
+ * running transactions; that the last one was long ago is not its fault.
  */
 XLogRecPtr
 ib_decode_pinned(TransactionId *xid)
@@ -229,10 +230,7 @@ ib_decode_pinned(TransactionId *xid)
 	ReorderBufferTXN *txn = ReorderBufferGetOldestTXN(ctx->reorder);
 
 	*xid = txn ? txn->xid : InvalidTransactionId;
-	if (txn == NULL)
-		return InvalidXLogRecPtr;
-	return XLogRecPtrIsInvalid(txn->restart_decoding_lsn) ?
-		txn->first_lsn : txn->restart_decoding_lsn;
+	return txn ? txn->first_lsn : InvalidXLogRecPtr;
 }
 
 /*

@@ -95,7 +95,7 @@ typedef struct DatabaseEntry
 
 	/* the oldest transaction under way that was read in part */
 	pg_atomic_uint32 pinning_xid;
-	pg_atomic_uint64 pinned_lsn;	/* decoding it starts here; 0: there is none */
+	pg_atomic_uint64 pinned_lsn;	/* where it began; 0: there is none */
 
 	/* since the worker started: CPU microseconds and bytes (meter.c) */
 	pg_atomic_uint64 cpu;

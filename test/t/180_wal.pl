@@ -8,7 +8,8 @@
 #     does not hold more than half of it, and is not begun again at once; after a
 #     full disk the server recovers, and the aggregates are right;
 # 39: a slot that the server invalidates is said once, dropped and replaced;
-# 41: a quiet database lets go of its busy neighbour's WAL;
+# 41: a quiet database lets go of its busy neighbour's WAL, and a transaction
+#     does not answer for what came before it;
 # 42: incbatch.workers names whose transaction keeps restart_lsn;
 # 43: the slot does not keep dead catalog rows;
 # 46: storms of subtransactions and DDL are read in bounded time;
@@ -227,6 +228,24 @@ subtest '41: a quiet database lets go of its neighbour\'s WAL' => sub {
 	ok(until_true($look, qq{SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) < 32 * $megabyte FROM pg_replication_slots}, 40),
 		'41: two segments at most, also with an hourly path')
 	  or diag ask($look, 'SELECT restart_lsn, confirmed_flush_lsn, pg_current_wal_lsn() FROM pg_replication_slots');
+
+	# who has just begun does not answer for what was written before
+	if (open_faults($node))
+	{
+		my $offset = -s $node->logfile;
+
+		arm($node, 'between_paths:wait');
+		ask($look, "INSERT INTO shop.orders (product_id, region, amount_cents) VALUES (1, 'north', 10)");
+		ok(until_holds { at_point($node, 'between_paths', $offset) }, '41: the worker hangs');
+		ask($busy, "INSERT INTO busy SELECT i, repeat('x', 400) FROM generate_series(1, 15000) AS i") foreach 1 .. 11;
+		ask($busy, 'BEGIN; INSERT INTO busy VALUES (1)');
+		arm($node, '');
+		ok(until_true($look, q{SELECT pinned_by LIKE 'process % in neighbour, %' FROM incbatch.workers}), '41: the transaction is read in part');
+		is(ask($look, 'SELECT retained_percent < 50 FROM incbatch.workers'), 't', '41: and holds little');
+		ask($look, "CALL incbatch.refresh_pipeline('shop.thirds')");
+		is(states(), 'running', '41: all keep their place');
+		ask($busy, 'COMMIT');
+	}
 	kill_process('CONT', $writer);
 	end_session($busy);
 	$node->safe_psql('postgres', 'DROP DATABASE neighbour');
