@@ -241,7 +241,7 @@ subtest '41: a quiet database lets go of its neighbour\'s WAL' => sub {
 		ask($busy, 'BEGIN; INSERT INTO busy VALUES (1)');
 		arm($node, '');
 		ok(until_true($look, q{SELECT pinned_by LIKE 'process % in neighbour, %' FROM incbatch.workers}), '41: the transaction is read in part');
-		is(ask($look, 'SELECT retained_percent < 50 FROM incbatch.workers'), 't', '41: and holds little');
+		ok(until_true($look, 'SELECT retained_percent < 50 FROM incbatch.workers'), '41: and holds little');
 		ask($look, "CALL incbatch.refresh_pipeline('shop.thirds')");
 		is(states(), 'running', '41: all keep their place');
 		ask($busy, 'COMMIT');
