@@ -41,7 +41,7 @@ my @cases = (
 	[ 'invalidated', q{
 ALTER SYSTEM SET max_slot_wal_keep_size = '1MB';
 SELECT pg_reload_conf();
-} . fill_wal(6) . q{
+} . fill_wal(3) . q{
 CHECKPOINT;
 ALTER SYSTEM RESET max_slot_wal_keep_size} ],);
 
