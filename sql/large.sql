@@ -186,6 +186,40 @@ COMMIT;
 CALL exact('p');
 CALL exact('p_sum');
 
+-- What was handed over while it was under way, and then rolled back: what no
+-- memory was large enough for before all of it was there
+CREATE TABLE document (id int PRIMARY KEY, k text, body text);
+ALTER TABLE document REPLICA IDENTITY FULL;
+ALTER TABLE document ALTER body SET STORAGE EXTERNAL;
+SELECT incbatch.create_pipeline('p_document', 'SELECT k, count(*), sum(id) FROM document GROUP BY k', trigger_interval => '1 hour');
+CALL exact('p_document');
+SELECT streamed(0);
+BEGIN;
+INSERT INTO document VALUES (1, 'stays', '');
+SAVEPOINT a;
+INSERT INTO document VALUES (2, 'goes', repeat('x', 12000000));
+SELECT streamed(1);
+ROLLBACK TO a;
+INSERT INTO document VALUES (3, 'stays', '');
+COMMIT;
+CALL exact('p_document');
+SELECT * FROM p_document;
+-- and what could not have been folded in
+SELECT streamed(0);
+BEGIN;
+INSERT INTO document VALUES (4, 'stays', '');
+SAVEPOINT a;
+ALTER TABLE document REPLICA IDENTITY NOTHING;
+DELETE FROM document;
+INSERT INTO document SELECT i, 'goes', repeat('x', 100) FROM generate_series(5, 20000) i;
+SELECT streamed(1);
+ROLLBACK TO a;
+DELETE FROM document WHERE id = 3;
+INSERT INTO document VALUES (5, 'stays', '');
+COMMIT;
+CALL exact('p_document');
+SELECT * FROM p_document;
+
 -- ---------------------------------------------------------------------
 -- TRUNCATE
 -- ---------------------------------------------------------------------

@@ -126,9 +126,10 @@ extern void ib_batches_truncate(int nrelations, Relation *relations);
 extern void ib_batches_commit(void);
 extern void ib_batches_stream_start(TransactionId xid);
 extern void ib_batches_stream_stop(void);
-extern void ib_batches_stream_abort(TransactionId xid, TransactionId subxid);
+extern void ib_batches_stream_abort(TransactionId xid);
 extern void ib_batches_stream_commit(TransactionId xid, XLogRecPtr commit_lsn,
-									 TimestampTz commit_time);
+									 TimestampTz commit_time,
+									 const TransactionId *xids, int nxids);
 extern void ib_batches_subtransaction(TransactionId subxid);
 
 #endif							/* IB_BATCH_H */

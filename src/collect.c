@@ -47,7 +47,8 @@ typedef struct Run
 	int64		rows;
 	int64		negatives;
 	bool		truncate;		/* the source was truncated before them */
-	bool		aborted;
+	bool		aborted;		/* known at the commit */
+	const char *lost;			/* why they are not all there, or NULL */
 } Run;
 
 /* What a streamed transaction has for one batch. */
@@ -56,7 +57,6 @@ typedef struct StreamPart
 	Batch	   *batch;
 	Tuplestorestate *store;
 	List	   *runs;			/* of Run */
-	const char *lost;
 	uint64		number;
 	uint64	   *links;			/* by which its rows came (partition.c) */
 	int			nlinks;
@@ -335,7 +335,6 @@ ib_batches_stream_start(TransactionId xid)
 		StreamPart *part = lfirst(lc);
 
 		part->batch->part = part;
-		part->batch->skip |= part->lost != NULL;
 	}
 }
 
@@ -349,30 +348,28 @@ ib_batches_stream_stop(void)
 	open_stream = NULL;
 }
 
-/* A streamed transaction, or one of its subtransactions, was rolled back. */
+/* A streamed transaction was rolled back. */
 void
-ib_batches_stream_abort(TransactionId xid, TransactionId subxid)
+ib_batches_stream_abort(TransactionId xid)
 {
 	Stream	   *stream = find_stream(xid);
-	ListCell   *lc;
-	ListCell   *lr;
 
-	if (stream == NULL)
-		return;
-	if (xid == subxid)
-	{
+	if (stream != NULL)
 		end_stream(stream);
-		return;
-	}
-	foreach(lc, stream->parts)
-	{
-		foreach(lr, ((StreamPart *) lfirst(lc))->runs)
-		{
-			Run		   *run = lfirst(lr);
+}
 
-			if (run->subxid == subxid)
-				run->aborted = !MUTANT(SUBXACT_ABORT);
-		}
+/* Tell the rows of rolled back subtransactions; xids are those that committed. */
+static void
+note_aborted(StreamPart *part, const TransactionId *xids, int nxids)
+{
+	ListCell   *lc;
+
+	foreach(lc, part->runs)
+	{
+		Run		   *run = lfirst(lc);
+
+		run->aborted = !MUTANT(SUBXACT_ABORT) &&
+			bsearch(&run->subxid, xids, nxids, sizeof(TransactionId), xidComparator) == NULL;
 	}
 }
 
@@ -391,6 +388,8 @@ join_batch(StreamPart *part, BatchTransaction *transaction)
 		whole = whole && !run->aborted;
 		if (run->aborted)
 			continue;
+		if (transaction->lost == NULL)
+			transaction->lost = run->lost;
 		if (run->truncate)
 			transaction->truncated_at = transaction->rows;
 		transaction->rows += run->rows;
@@ -421,9 +420,11 @@ join_batch(StreamPart *part, BatchTransaction *transaction)
 	add_transaction(batch, transaction);
 }
 
+/* "xids", sorted, are those of the transaction and its subtransactions. */
 void
 ib_batches_stream_commit(TransactionId xid, XLogRecPtr commit_lsn,
-						 TimestampTz commit_time)
+						 TimestampTz commit_time,
+						 const TransactionId *xids, int nxids)
 {
 	Stream	   *stream = find_stream(xid);
 	ListCell   *lc;
@@ -439,13 +440,13 @@ ib_batches_stream_commit(TransactionId xid, XLogRecPtr commit_lsn,
 			.commit_lsn = commit_lsn,
 			.commit_time = commit_time,
 			.truncated_at = -1,
-			.lost = part->lost,
 		};
 
 		if (ib_frontier_includes(&batch->frontier, xid, commit_lsn) &&
 			!MUTANT(STREAM_FRONTIER))
 			continue;
 		ib_partitions_note_source(batch, part->links, part->nlinks);
+		note_aborted(part, xids, nxids);
 		join_batch(part, &transaction);
 	}
 	end_stream(stream);
@@ -456,16 +457,6 @@ ib_batches_stream_commit(TransactionId xid, XLogRecPtr commit_lsn,
  * ----------------------------------------------------------------
  */
 
-static void
-mark_lost(Batch *batch, const char *reason)
-{
-	const char **lost = batch->part ? &batch->part->lost : &batch->current.lost;
-
-	if (*lost == NULL)
-		*lost = ib_batch_keep_reason(reason);
-	batch->skip = true;
-}
-
 /* In a stream: where the rows of the current subtransaction are counted. */
 static Run *
 current_run(Batch *batch, bool truncate)
@@ -474,7 +465,7 @@ current_run(Batch *batch, bool truncate)
 	Run		   *run = part && part->runs ? llast(part->runs) : NULL;
 	MemoryContext old;
 
-	if (run != NULL && run->subxid == current_subxid && !run->aborted && !truncate)
+	if (run != NULL && run->subxid == current_subxid && !truncate)
 		return run;
 
 	old = MemoryContextSwitchTo(collect_context);
@@ -493,6 +484,17 @@ current_run(Batch *batch, bool truncate)
 	part->runs = lappend(part->runs, run);
 	MemoryContextSwitchTo(old);
 	return run;
+}
+
+/* This transaction, or the run of a stream, cannot be trusted: no more of it. */
+static void
+mark_lost(Batch *batch, const char *reason)
+{
+	const char **lost = open_stream ? &current_run(batch, false)->lost : &batch->current.lost;
+
+	if (*lost == NULL)
+		*lost = ib_batch_keep_reason(reason);
+	batch->skip = true;
 }
 
 /* A stream may turn out to be known to the batch, so its links are its own. */
@@ -552,10 +554,11 @@ intakes_of(Relation rel)
 
 		if (open_stream == NULL && batch->met != arriving_number)
 			meet_transaction(batch);
+		/* what is lost may be rolled back, unlike what follows */
+		if (open_stream != NULL)
+			batch->skip = current_run(batch, false)->lost != NULL;
 		if (batch->skip)
 			continue;
-		if (open_stream != NULL && batch->part == NULL)
-			(void) current_run(batch, false);
 		if (intake->tells)
 			note_intake(intake);
 	}

@@ -19,6 +19,8 @@
 #include "replication/message.h"
 #include "replication/origin.h"
 #include "replication/output_plugin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 
 #include "decode.h"
@@ -160,15 +162,44 @@ static void
 abort_streamed(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 			   XLogRecPtr abort_lsn)
 {
-	ib_batches_stream_abort(txn->toptxn ? txn->toptxn->xid : txn->xid, txn->xid);
+	if (txn->toptxn == NULL)
+		ib_batches_stream_abort(txn->xid);
+}
+
+/*
+ * Core tells of most subtransactions that are rolled back, but not of one that
+ * it wrote to disk before it handed it over.  All that were have left their
+ * transaction when it commits.
+ */
+static TransactionId *
+committed_xids(ReorderBufferTXN *txn, int *nxids)
+{
+	TransactionId *xids;
+	dlist_iter	iter;
+	int			n = 1;
+
+	dlist_foreach(iter, &txn->subtxns)
+		n++;
+	xids = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(TransactionId) * n);
+	xids[0] = txn->xid;
+	n = 1;
+	dlist_foreach(iter, &txn->subtxns)
+		xids[n++] = dlist_container(ReorderBufferTXN, node, iter.cur)->xid;
+	qsort(xids, n, sizeof(TransactionId), xidComparator);
+	*nxids = n;
+	return xids;
 }
 
 static void
 commit_streamed(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 				XLogRecPtr commit_lsn)
 {
+	int			nxids;
+	TransactionId *xids = committed_xids(txn, &nxids);
+
 	ib_batches_stream_commit(txn->xid, MUTANT(ROW_LSN) ? txn->first_lsn : commit_lsn,
-							 txn->xact_time.commit_time);
+							 txn->xact_time.commit_time, xids, nxids);
+	pfree(xids);
 }
 
 static void
