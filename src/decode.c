@@ -15,7 +15,8 @@
  *
  * Whether a change lies between: each tells all processes when it is committed,
  * after its commit is in the WAL.  So a message that came while less than the
- * WAL of that moment was decoded stands between; and so does a change that was
+ * WAL of that moment was decoded stands between; so does what was committed before
+ * there was this process, which is told nothing of it; and so does a change that was
  * decoded in this call, or is decoded before it is committed, which the present
  * does not see yet.  What has been committed by a backend that is about to tell
  * does not matter: it still holds the lock that keeps the present off the table.
@@ -191,6 +192,9 @@ ib_decode_open(XLogRecPtr start_lsn)
 										   .segment_close = wal_segment_close),
 								NULL, NULL, NULL);
 	opening = false;
+	/* of what was committed before this process began nobody told it */
+	if (!MUTANT(UNTOLD))
+		changed_upto = GetXLogInsertRecPtr();
 	Assert(!(MyProc->statusFlags & PROC_IN_LOGICAL_DECODING));
 
 	/* The page reader's private data is the decoding context by default. */

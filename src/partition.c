@@ -233,6 +233,18 @@ lose_gone(Batch *batch, Oid partition)
 				  psprintf("a partition of table \"%s\" was dropped", source));
 }
 
+/* Did rows that have been decoded come by a link that the frontier lacks? */
+static bool
+came_by(const Batch *batch, uint64 link)
+{
+	for (int i = 0; i < batch->nnew_links; i++)
+	{
+		if (batch->new_links[i] == link)
+			return !MUTANT(CAME_BY);
+	}
+	return false;
+}
+
 /*
  * New links that rows came by: they are known now, or their transaction is not
  * yet visible or never will be; else the partition joined and went, which only
@@ -272,8 +284,9 @@ ib_partitions_changed(const Batch *batch)
  * Compare the partitions at the frontier with those that the run's snapshot
  * sees, and say what they are at the next frontier; where the batch cannot
  * follow, it is lost.  What has not been decoded yet cannot be judged: only a
- * run that is aligned takes every new partition in.  Returns whether there is
- * something to store.
+ * run that is aligned takes every new partition in.  But of one whose rows came
+ * it has been told before them; it must not go again before it is judged.
+ * Returns whether there is something to store.
  */
 bool
 ib_partitions_follow(Batch *batch, Frontier *frontier)
@@ -303,7 +316,7 @@ ib_partitions_follow(Batch *batch, Frontier *frontier)
 	{
 		if (has_link(before, links[i]) || joined_empty(links[i]) || MUTANT(ATTACH))
 			next[nnext++] = links[i];
-		else if (frontier->aligned)
+		else if (frontier->aligned || came_by(batch, links[i]))
 			ib_batch_lose(batch, psprintf("partition \"%s\" was attached to table \"%s\", and its rows with it",
 										  get_rel_name(partition_of_link(links[i])),
 										  get_rel_name(batch->source)));

@@ -27,6 +27,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
+#include "utils/snapmgr.h"
 
 #include "query.h"
 #include "source.h"
@@ -227,7 +228,11 @@ ib_source_old_rows_suffice(Relation part, const AttrNumber *columns, int ncolumn
 
 	if (part->rd_rel->relreplident == REPLICA_IDENTITY_FULL)
 		return true;
-	identity = RelationGetIndexAttrBitmap(part, INDEX_ATTR_BITMAP_IDENTITY_KEY);
+	/* decoding must not wait for who has an index locked */
+	if (HistoricSnapshotActive() && !MUTANT(INDEX_LOCK))
+		identity = RelationGetIdentityKeyBitmap(part);
+	else
+		identity = RelationGetIndexAttrBitmap(part, INDEX_ATTR_BITMAP_IDENTITY_KEY);
 	for (int n = 0; n < ncolumns; n++)
 		suffice = suffice &&
 			bms_is_member(columns[n] - FirstLowInvalidHeapAttributeNumber, identity);

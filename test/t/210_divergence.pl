@@ -16,6 +16,7 @@ BEGIN { $ENV{PGOPTIONS} = '-c synchronous_commit=local'; }
 
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
+use Faults;
 use IncBatch;
 use Test::More;
 
@@ -157,6 +158,91 @@ are_exact($node, 'postgres', ['shop.slow'], '37: after REINDEX');
 	end_session($session);
 	are_exact($node, 'postgres', ['shop.slow'], '45: and then the source is unlocked');
 	is(worker_pid($node, 'postgres'), $new, '45: it is the same worker');
+}
+
+# ---------------------------------------------------------------------------
+# 18: the catalog changed after the changes that a worker reads, and before there
+# was this worker, which nobody told
+
+{
+	sql(q{CREATE TABLE shop.item (id int PRIMARY KEY, kind text)},
+		q{ALTER TABLE shop.item REPLICA IDENTITY FULL},
+		q{INSERT INTO shop.item SELECT i, nullif(i % 3, 0)::text FROM generate_series(1, 30) AS i});
+	create_pipeline($node, 'postgres', 'shop.kinds', 'SELECT kind, count(*) AS items FROM shop.item GROUP BY kind',
+		trigger_interval => '6 hours');
+	sql(q{CALL incbatch.refresh_pipeline('shop.kinds')}, q{ALTER TABLE shop.item REPLICA IDENTITY DEFAULT});
+
+	# The new worker shall not read of that again, which would empty its caches.
+	my $lsn = sql('SELECT pg_current_wal_lsn()');
+	ok( until_holds {
+			sql('CHECKPOINT', map { "CALL incbatch.refresh_pipeline('$_')" } 'shop.kinds', 'shop.slow');
+			sql("SELECT bool_and(restart_lsn > '$lsn') FROM pg_replication_slots") eq 't';
+		}, '18: the slot is behind the first change');
+	sql(q{SELECT incbatch.pause_pipeline('shop.kinds')});
+	sql(q{DELETE FROM shop.item WHERE id < 4}, q{ALTER TABLE shop.item REPLICA IDENTITY FULL});
+	my $old = worker_pid($node, 'postgres');
+	sql("SELECT pg_terminate_backend($old)");
+	wait_for_worker($node, 'postgres', $old);
+	sql(q{SELECT incbatch.resume_pipeline('shop.kinds')});
+	my ($ret, $stdout, $stderr) = $node->psql('postgres', q{CALL incbatch.refresh_pipeline('shop.kinds')});
+	like($stderr, qr/a DELETE from table "item" came without its old values/, '18: the DELETE is read as it was');
+	sql(q{SELECT incbatch.drop_pipeline('shop.kinds')});
+}
+
+# ---------------------------------------------------------------------------
+# 27: a partition that joins with rows, takes changes, and goes again while a
+# backlog is eaten in pieces
+
+SKIP:
+{
+	skip 'this build has no fault points', 2 unless open_faults($node);
+
+	sql(q{CREATE TABLE shop.part (id int, k int) PARTITION BY RANGE (id)},
+		q{CREATE TABLE shop.part_old PARTITION OF shop.part FOR VALUES FROM (0) TO (100000)},
+		q{CREATE TABLE shop.part_new (id int, k int)},
+		q{ALTER TABLE shop.part_old REPLICA IDENTITY FULL},
+		q{ALTER TABLE shop.part_new REPLICA IDENTITY FULL},
+		q{INSERT INTO shop.part_new VALUES (100001, 1)});
+	create_pipeline($node, 'postgres', 'shop.parts', 'SELECT k, count(*) AS n FROM shop.part GROUP BY k',
+		trigger_interval => '6 hours');
+	sql(q{CALL incbatch.refresh_pipeline('shop.parts')}, q{SELECT incbatch.pause_pipeline('shop.parts')});
+	sql(q{ALTER TABLE shop.part ATTACH PARTITION shop.part_new FOR VALUES FROM (100000) TO (200000)});
+	sql(q{INSERT INTO shop.part SELECT i, i % 3 FROM generate_series(100010, 100100) AS i});
+	sql("INSERT INTO shop.part SELECT i, i % 3 FROM generate_series($_ * 3000, $_ * 3000 + 2999) AS i") foreach 1 .. 4;
+
+	my $offset = -s $node->logfile;
+	$node->safe_psql('postgres', q{ALTER SYSTEM SET incbatch.work_mem = '64kB'});
+	arm($node, 'between_paths:wait');
+	sql(q{SELECT incbatch.resume_pipeline('shop.parts')});
+	ok(until_holds { at_point($node, 'between_paths', $offset) }, '27: a piece has been eaten');
+	sql(q{ALTER TABLE shop.part DETACH PARTITION shop.part_new});
+	arm($node, '');
+	my ($ret, $stdout, $stderr) = $node->psql('postgres', q{CALL incbatch.refresh_pipeline('shop.parts')});
+	like($stderr, qr/partition "part_new" was attached to table "part", and its rows with it/,
+		'27: what the partition brought is not forgotten when it goes');
+	sql(q{SELECT incbatch.drop_pipeline('shop.parts')});
+	$node->safe_psql('postgres', q{ALTER SYSTEM RESET incbatch.work_mem});
+	$node->reload;
+}
+
+# ---------------------------------------------------------------------------
+# 63: a session that has an index of a source locked does not hold up reading
+
+{
+	my $session = session($node, 'postgres');
+
+	sql(q{CREATE TABLE shop.keyed (id int PRIMARY KEY, k int)});
+	create_pipeline($node, 'postgres', 'shop.keys', 'SELECT k, count(*) AS n FROM shop.keyed GROUP BY k',
+		trigger_interval => '6 hours', append_only => 'true');
+	sql(q{CALL incbatch.refresh_pipeline('shop.keys')});
+	sql(q{INSERT INTO shop.keyed VALUES (1, 1)}, q{CREATE TABLE shop.elsewhere ()});
+	ask($session, 'BEGIN; REINDEX INDEX shop.keyed_pkey');
+	my ($ret, $stdout, $stderr) = $node->psql('postgres',
+		q{SET statement_timeout = '30s'; CALL incbatch.refresh_pipeline('shop.slow')});
+	is("$ret $stderr", '0 ', '63: another pipeline beside REINDEX');
+	ask($session, 'COMMIT');
+	end_session($session);
+	is(sql(q{CALL incbatch.refresh_pipeline('shop.keys')}, 'SELECT n FROM shop.keys'), 1, '63: and that of the table after it');
 }
 
 $node->stop;
