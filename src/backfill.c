@@ -275,6 +275,13 @@ ib_path_backfill(IbPath *path)
 	ib_partitions_start(ib_inputs_source(path), &frontier);
 	ib_inputs_settle(path, GetActiveSnapshot());
 	ib_find_frontier(path, &frontier);
+	/* what it holds back must still be there when it is read again */
+	if (frontier.lsn < ib_slot_position().confirmed_lsn && !MUTANT(HELD_CONFIRMED))
+	{
+		ib_commit();
+		ib_inputs_finish(path);
+		return false;
+	}
 	meter.record.strategy = "rebuild";
 	meter.record.groups_changed = meter.record.groups_new =
 		ib_path_fill(path, &meter.record.transform_ms);

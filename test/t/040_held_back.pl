@@ -147,6 +147,50 @@ foreach my $hanging (@hanging)
 	end_session($session);
 }
 
+# A backfill that had to wait for a lock must not hold it back once the slot is
+# confirmed beyond it: should it be read again, it would not be there.
+{
+	my ($session, $holder) = (session($node, 'postgres'), session($node, 'postgres'));
+
+	$query{'shop.lanes'} = q{
+SELECT l.name, count(*) AS parcels
+  FROM shop.parcel p JOIN shop.lane l ON l.lane = p.lane
+ GROUP BY l.name};
+	$node->safe_psql(
+		'postgres', q{
+CREATE TABLE shop.lane (lane int PRIMARY KEY, name text);
+CREATE TABLE shop.parcel (parcel int PRIMARY KEY, lane int);
+ALTER TABLE shop.parcel REPLICA IDENTITY FULL;
+INSERT INTO shop.lane VALUES (1, 'one');
+INSERT INTO shop.parcel VALUES (1, 1)});
+	create_pipeline($node, 'postgres', 'shop.lanes', $query{'shop.lanes'}, trigger_interval => '0');
+	are_exact($node, 'postgres', ['shop.lanes'], 'a join');
+	ask($holder, 'BEGIN; LOCK TABLE shop.lanes_state IN SHARE MODE');
+	$node->safe_psql('postgres', q{SELECT incbatch.rebuild_pipeline('shop.lanes')});
+	wait_for_state($node, 'postgres', 'shop.lanes', 'backfilling');
+	my $pid = hang_commit($node, $session, 'BEGIN; INSERT INTO shop.parcel VALUES (2, 1)');
+	my $lsn = $node->safe_psql('postgres', 'SELECT pg_current_wal_lsn()');
+	ok( until_holds {
+			disturb(751);
+			$node->safe_psql('postgres', "CALL incbatch.refresh_pipeline('$_')") foreach @peaks, 'shop.shelves';
+			$node->safe_psql('postgres', "SELECT confirmed_flush_lsn > '$lsn' FROM pg_replication_slots") eq 't';
+		}, 'the slot is confirmed beyond the one that hangs');
+	ask($holder, 'COMMIT');
+	$node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM incbatch.lag WHERE reason LIKE '%is locked%'});
+	are_exact($node, 'postgres', [ @peaks, 'shop.shelves' ], 'nothing is locked');
+
+	# the decoder goes back for who comes back
+	$node->safe_psql('postgres', q{SELECT incbatch.pause_pipeline('shop.shelves')});
+	$node->safe_psql('postgres', q{INSERT INTO shop.stock VALUES (51, 'shelf 1', 1)});
+	are_exact($node, 'postgres', \@peaks, 'beside a pipeline at rest');
+	$node->safe_psql('postgres', q{SELECT incbatch.resume_pipeline('shop.shelves')});
+	are_exact($node, 'postgres', ['shop.shelves'], 'which comes back');
+	release_commit($node, $session, $pid);
+	wait_for_state($node, 'postgres', 'shop.lanes', 'running');
+	are_exact($node, 'postgres', ['shop.lanes'], 'filled while one hung, released');
+	end_session($session, $holder);
+}
+
 # COMMIT PREPARED hangs as well, and the transaction is not the process's own.
 {
 	my $session = session($node, 'postgres');
