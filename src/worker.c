@@ -86,6 +86,7 @@ fix_settings(void)
 		{"row_security", "off"},
 		{"default_tablespace", ""},
 		{"temp_tablespaces", ""},
+		{"temp_file_limit", "-1"},
 		{"check_function_bodies", "off"},
 		{"jit", "off"},
 		{"max_parallel_workers_per_gather", "0"},

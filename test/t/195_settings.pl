@@ -63,6 +63,7 @@ my %hostile = (
 	parallel_setup_cost                 => '0',
 	parallel_tuple_cost                 => '0',
 	work_mem                            => '64kB',
+	temp_file_limit                     => '0',
 	enable_hashagg                      => 'off',
 	enable_seqscan                      => 'off',
 	enable_indexscan                    => 'off',
@@ -97,7 +98,8 @@ SELECT k, sum(i) + interval '-1 day -2:03:04' AS moved, count(*) * 0.12345678901
 # Of these, those that change what text means.
 my @text = qw(DateStyle IntervalStyle extra_float_digits array_nulls transform_null_equals quote_all_identifiers);
 
-my $node = new_node('main');
+# So little memory that a batch needs a temporary file.
+my $node = new_node('main', 'incbatch.work_mem' => '64kB');
 $node->start;
 create_shop($node, 'postgres');
 $node->safe_psql(
@@ -214,6 +216,7 @@ subtest '62: settings' => sub {
 		$node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
 		$worker = wait_for_worker($node, 'postgres', $worker);
 		$node->safe_psql('postgres', q{SELECT shop.add_texts(coalesce(max(id), 0)) FROM shop.texts_source});
+		$node->safe_psql('postgres', q{INSERT INTO shop.orders (product_id, region, amount_cents) SELECT 1, 'large', i FROM generate_series(1, 5000) AS i});
 		my $seconds = timed { are_exact($node, 'postgres', \@names, "62: $where") };
 		cmp_ok($seconds, '<', 30, "62: $where: as soon as before");
 		$node->safe_psql('postgres', join ';', (map { "SET $_ = '$hostile{$_}'" } @text),
