@@ -221,6 +221,24 @@ SET ROLE regress_incbatch_asker;
 SELECT count(*) FROM incbatch.cost('cost.p');
 SELECT count(*) FROM incbatch.advise('cost.p');
 SELECT count(*) FROM incbatch.diagnose('cost.p');
+-- Whatever he may call takes NULL, or refuses it.
+DO $$
+DECLARE
+	f record;
+BEGIN
+	FOR f IN SELECT format('%s incbatch.%I(%s)', CASE p.prokind WHEN 'p' THEN 'CALL' ELSE 'SELECT count(*) FROM' END, p.proname,
+						   (SELECT string_agg(format('NULL::%s', format_type(t, NULL)), ', ') FROM unnest(p.proargtypes) t)) AS call
+			 FROM pg_proc p
+			 WHERE p.pronamespace = 'incbatch'::regnamespace AND p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)
+			 ORDER BY p.oid
+	LOOP
+		BEGIN
+			EXECUTE f.call;
+		EXCEPTION WHEN null_value_not_allowed OR insufficient_privilege THEN NULL;
+		END;
+	END LOOP;
+END $$;
+SELECT incbatch.amount(1, NULL);
 RESET ROLE;
 GRANT pg_monitor TO regress_incbatch_asker;
 SET ROLE regress_incbatch_asker;

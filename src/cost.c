@@ -301,9 +301,11 @@ ib_fit_groups(PG_FUNCTION_ARGS)
 Datum
 ib_amount(PG_FUNCTION_ARGS)
 {
-	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char	   *name;
 	double		amount;
 
+	ib_refuse_null(fcinfo, 1, "name");
+	name = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	if (!PG_ARGISNULL(0))
 		amount = PG_GETARG_FLOAT8(0);
 	else if (strcmp(name, "price_per_cpu_hour") == 0)
