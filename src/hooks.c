@@ -14,6 +14,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/dependency.h"
+#include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
@@ -25,9 +26,11 @@
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "storage/lock.h"
 #include "storage/proc.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
@@ -102,6 +105,9 @@ at_transaction_end(XactEvent event, void *arg)
 				wake_sleeping_worker();
 			break;
 		case XACT_EVENT_ABORT:
+			break;
+		case XACT_EVENT_PREPARE:
+			/* whoever commits it tells the worker */
 			break;
 		default:
 			return;
@@ -186,6 +192,41 @@ database_needed_by(Node *statement)
 	return database;
 }
 
+/* The tables that say what there is to do for a worker, or none of them. */
+static bool
+find_catalog(Oid tables[2])
+{
+	Oid			schema = get_namespace_oid(IB_SCHEMA, true);
+
+	tables[0] = OidIsValid(schema) ? get_relname_relid("pipeline", schema) : InvalidOid;
+	tables[1] = OidIsValid(schema) ? get_relname_relid("path", schema) : InvalidOid;
+	return OidIsValid(tables[0]) && OidIsValid(tables[1]);
+}
+
+/*
+ * May a prepared transaction have changed pipelines?  Not even the session that
+ * prepared it remembers; but whoever changes them holds a lock on their tables.
+ */
+static bool
+pipelines_are_changed(void)
+{
+	Oid			tables[2];
+
+	if (!find_catalog(tables))
+		return false;
+	for (int i = 0; i < lengthof(tables); i++)
+	{
+		LOCKTAG		tag;
+		int			holders;
+
+		SET_LOCKTAG_RELATION(tag, MyDatabaseId, tables[i]);
+		(void) GetLockConflicts(&tag, ShareLock, &holders);
+		if (holders > 0)
+			return true;
+	}
+	return false;
+}
+
 static void
 process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 				ProcessUtilityContext context, ParamListInfo params,
@@ -194,8 +235,16 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	Node	   *statement = pstmt->utilityStmt;
 	bool		commits_prepared = IsA(statement, TransactionStmt) &&
 		castNode(TransactionStmt, statement)->kind == TRANS_STMT_COMMIT_PREPARED;
+	bool		changes_pipelines = false;
+	bool		had_catalog = false;
 	Oid			database = InvalidOid;
+	Oid			tables[2];
 
+	if (ib_shared != NULL && commits_prepared)
+	{
+		had_catalog = find_catalog(tables);
+		changes_pipelines = pipelines_are_changed();
+	}
 	if (ib_shared != NULL && context == PROCESS_UTILITY_TOPLEVEL)
 	{
 		database = database_needed_by(statement);
@@ -215,6 +264,11 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	/* the prepared transaction's XID is not this transaction's */
 	if (ib_shared != NULL && commits_prepared)
 	{
+		/* CREATE EXTENSION may have been in it */
+		if (!had_catalog)
+			AcceptInvalidationMessages();
+		if (changes_pipelines || (!had_catalog && find_catalog(tables)))
+			ib_wake_worker_at_commit();
 		(void) find_my_entry();
 		wake_sleeping_worker();
 	}

@@ -9,6 +9,8 @@
 #   when it has committed.
 # - 13: transactions of savepoints and conflicts that are prepared, committed and
 #   rolled back in random order, with crashes between the two phases.
+# - 13: what a prepared transaction does to pipelines the worker learns, whoever
+#   commits it, also after a restart.
 # - 14 and 1: pipelines at three cadences, one that comes and one that goes, under
 #   load, while the worker is cancelled or killed.
 # - 12: what the worker itself writes is never decoded.
@@ -53,6 +55,7 @@ are_exact($node, 'postgres', [ 'shop.shelves', 'shop.digits' ], 'to begin with')
 unflushed();
 copies();
 prepared();
+prepared_pipelines();
 own_writes();
 many_pipelines();
 
@@ -203,6 +206,42 @@ sub changes
 		  : '';
 	}
 	return $sql;
+}
+
+# What a prepared transaction does to pipelines.  Each statement is in a session of
+# its own, so whoever commits it has not changed them himself.
+sub prepared_pipelines
+{
+	my $refresh = q{SET statement_timeout = '60s'; CALL incbatch.refresh_pipeline('counted')};
+	my $both    = sub {
+		my ($sql, $between) = @_;
+
+		$node->safe_psql('other', "BEGIN; $sql; PREPARE TRANSACTION 'pipelines'");
+		$between->() if $between;
+		$node->safe_psql('other', q{COMMIT PREPARED 'pipelines'});
+	};
+	my $state = sub { $node->safe_psql('other', 'SELECT state FROM incbatch.pipelines') };
+	my $restart = sub { $node->restart };
+	my $create  = IncBatch::create_pipeline_sql('counted', 'SELECT a % 2 AS odd, count(*) FROM numbers GROUP BY 1', trigger_interval => '0');
+
+	$node->safe_psql('postgres', 'CREATE DATABASE other');
+	$node->safe_psql('other', q{CREATE TABLE numbers (a int PRIMARY KEY); INSERT INTO numbers VALUES (1), (2), (3)});
+	$node->safe_psql('other', q{ALTER TABLE numbers REPLICA IDENTITY FULL});
+	$both->("CREATE EXTENSION incbatch; $create");
+	is(($node->psql('other', $refresh))[0], 0, '13: a pipeline is created along with the extension');
+	$both->(q{SELECT incbatch.pause_pipeline('counted')});
+	is($state->(), 'paused', '13: it is paused');
+	$node->safe_psql('other', 'INSERT INTO numbers VALUES (4)');
+	$both->(q{SELECT incbatch.resume_pipeline('counted')}, $restart);
+	is(($node->psql('other', $refresh))[0], 0, '13: it is resumed');
+	is($node->safe_psql('other', 'SELECT sum(count) FROM counted'), 4, '13: and goes on');
+	$both->(q{DROP VIEW counted});
+	ok(worker_is_gone($node, $node->safe_psql('other', q{SELECT oid FROM pg_database WHERE datname = 'other'})),
+		'13: it is dropped, and the worker goes');
+	$both->($create, $restart);
+	is(($node->psql('other', $refresh))[0], 0, '13: one is created');
+	$node->safe_psql('postgres', 'DROP DATABASE other');
+	return;
 }
 
 # ---------------------------------------------------------------------------
