@@ -581,6 +581,38 @@ forget_consumers(void)
 }
 
 /*
+ * A transaction with a snapshot of its own does not see a pipeline, a path or a
+ * consumer that was made since, whose relation it can drop all the same: it must
+ * try again.
+ */
+static void
+require_all_forgotten(void)
+{
+	CatalogScope scope;
+	bool		missed;
+
+	if (!IsolationUsesXactSnapshot())
+		return;
+	ib_catalog_enter(&scope);
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (SPI_execute("SELECT FROM pg_catalog.pg_event_trigger_dropped_objects() d JOIN ("
+					"SELECT relation FROM incbatch.consumer UNION ALL SELECT relation FROM incbatch.path"
+					" UNION ALL SELECT u.oid FROM incbatch.pipeline p CROSS JOIN LATERAL (VALUES (p.relation), (p.definition)) u(oid)"
+					") r ON r.relation::pg_catalog.oid OPERATOR(pg_catalog.=) d.objid"
+					" WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass"
+					" AND d.objsubid OPERATOR(pg_catalog.=) 0", true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read incbatch.pipeline");
+	missed = SPI_processed > 0;
+	PopActiveSnapshot();
+	ib_catalog_leave(&scope);
+	if (missed)
+		ereport(ERROR,
+				errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				errmsg("a pipeline or consumer with this relation was created since the transaction began"),
+				errhint("Try the transaction again."));
+}
+
+/*
  * Event trigger on sql_drop: a pipeline that lost one of its relations, by
  * DROP of it or of its source with CASCADE, is dropped as a whole; a consumer
  * that lost its own is dropped.
@@ -624,6 +656,7 @@ ib_on_drop(PG_FUNCTION_ARGS)
 	if (!isnull)
 		ib_drop_relations(forget_pipelines(pipelines));
 	forget_consumers();
+	require_all_forgotten();
 	PG_RETURN_NULL();
 }
 
