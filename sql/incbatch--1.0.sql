@@ -802,14 +802,22 @@ SELECT consumer, pipeline, tier, freshness, trigger_interval, as_of, staleness,
             WHEN worker = 'stopped' THEN 'the worker does not respond'
             WHEN locked IS NOT NULL
             THEN pg_catalog.format('%s is locked%s', locked::regclass,
-                     (SELECT ' by process ' || coalesce(pg_catalog.string_agg(DISTINCT l.pid::text, ', ')
-                                                            FILTER (WHERE l.mode NOT IN ('RowShareLock', 'RowExclusiveLock')),
-                                                        pg_catalog.string_agg(DISTINCT l.pid::text, ', '))
-                      FROM pg_catalog.pg_locks l
-                      WHERE l.relation = locked AND l.granted AND l.locktype = 'relation'
-                        AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
-                                          WHERE d.datname = pg_catalog.current_database())
-                        AND l.mode <> 'AccessShareLock' AND l.pid NOT IN (SELECT w.pid FROM incbatch.worker_status() w)))
+                     (SELECT ' by ' || coalesce(pg_catalog.string_agg(DISTINCT h.holder, ', ')
+                                                    FILTER (WHERE h.mode NOT IN ('RowShareLock', 'RowExclusiveLock')),
+                                                pg_catalog.string_agg(DISTINCT h.holder, ', '))
+                      FROM (SELECT l.mode,
+                                   CASE WHEN l.pid IS NOT NULL THEN 'process ' || l.pid
+                                        ELSE (SELECT 'prepared transaction ' || pg_catalog.quote_literal(x.gid)
+                                              FROM pg_catalog.pg_locks t
+                                              JOIN pg_catalog.pg_prepared_xacts x ON x.transaction = t.transactionid
+                                              WHERE t.virtualtransaction = l.virtualtransaction AND t.pid IS NULL
+                                                AND t.locktype = 'transactionid' LIMIT 1) END AS holder
+                            FROM pg_catalog.pg_locks l
+                            WHERE l.relation = locked AND l.granted AND l.locktype = 'relation'
+                              AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
+                                                WHERE d.datname = pg_catalog.current_database())
+                              AND l.mode <> 'AccessShareLock'
+                              AND NOT EXISTS (SELECT FROM incbatch.worker_status() w WHERE w.pid = l.pid)) h))
             WHEN worker = 'blocked' THEN 'the worker waits for a lock, ' || worker_activity
             WHEN worker = 'starting' THEN 'the worker starts'
             ELSE 'the worker is ' || worker_activity END AS reason,

@@ -7,7 +7,7 @@
 #   cannot be dropped; DROP OWNED drops the pipeline;
 # - 62: no setting of the database or of all roles changes what a worker computes
 #   or how soon;
-# - 63: a lock on rows of an aggregate is shown with its holder, while the other
+# - 63: a lock on an aggregate, or on rows of it, is shown with its holder, while the other
 #   pipelines go on, and so is a session that changes a pipeline;
 # - 64: when the clock steps, triggers go on by the monotonic clock, and lag and
 #   as_of do not lie;
@@ -181,6 +181,26 @@ subtest '63: locks' => sub {
 	are_exact($node, 'postgres', \@names, '63: when the rows are free');
 	is($node->safe_psql('postgres', q{SELECT count(*) FROM incbatch.lag WHERE reason LIKE '%locked%'}), 0,
 		'63: nothing is locked any more');
+
+	# Nobody's process has it locked, and in another database no worker runs.
+	$node->safe_psql('postgres', 'CREATE DATABASE closed');
+	create_extension($node, 'closed');
+	$node->safe_psql('closed', q{CREATE TABLE t (a int); ALTER TABLE t REPLICA IDENTITY FULL});
+	create_pipeline($node, 'closed', 'counted', 'SELECT a, count(*) FROM t GROUP BY a');
+	wait_for_worker($node, 'closed');
+	$node->safe_psql('postgres', 'ALTER DATABASE closed ALLOW_CONNECTIONS false');
+	ok(until_true($look, q{SELECT pid IS NULL FROM incbatch.workers WHERE database = 'closed'}),
+		'63: in another database no worker runs');
+	ask($holder, 'BEGIN; LOCK TABLE shop.by_category_state IN SHARE MODE');
+	$node->safe_psql('postgres', 'UPDATE shop.orders SET amount_cents = amount_cents + 1');
+	ok(until_true($look, "SELECT ($reason) = 'shop.by_category_state is locked by process $holder_pid'"),
+		'63: the lag names who has the table locked all the same');
+	ask($holder, q{PREPARE TRANSACTION 'a ''lock'''});
+	ok(until_true($look, "SELECT ($reason) = \$\$shop.by_category_state is locked by prepared transaction 'a ''lock'''\$\$"),
+		'63: also a prepared transaction');
+	ask($holder, q{ROLLBACK PREPARED 'a ''lock'''});
+	$node->safe_psql('postgres', 'DROP DATABASE closed');
+	are_exact($node, 'postgres', \@names, '63: when the table is free');
 
 	# A session that changes the pipeline while it rebuilds.
 	ask($holder, q{BEGIN; SELECT FROM incbatch.path WHERE relation = 'shop.by_category_state'::regclass FOR UPDATE});
