@@ -599,7 +599,7 @@ CREATE FUNCTION incbatch.on_rename() RETURNS event_trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'ib_on_rename';
 COMMENT ON FUNCTION incbatch.on_rename() IS
 'Event trigger: keeps the name of a pipeline''s event time column.';
-CREATE EVENT TRIGGER incbatch_on_rename ON ddl_command_end WHEN TAG IN ('ALTER TABLE')
+CREATE EVENT TRIGGER incbatch_on_rename ON ddl_command_end WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE')
 EXECUTE FUNCTION incbatch.on_rename();
 ALTER EVENT TRIGGER incbatch_on_rename ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER incbatch_on_rename IS 'Keeps the name of a pipeline''s event time column.';

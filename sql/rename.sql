@@ -134,6 +134,16 @@ SELECT count(incbatch.rebuild_pipeline(pipeline)) FROM incbatch.pipelines;
 CALL exact('q');
 CALL exact('later');
 
+-- A dump has the name of the event time's column, which may be renamed by its type.
+CREATE TYPE reading AS (at timestamptz, value int);
+CREATE TABLE readings OF reading;
+ALTER TABLE readings REPLICA IDENTITY FULL;
+SELECT incbatch.create_pipeline('daily', 'SELECT date_trunc(''day'', at) AS day, count(*) FROM readings GROUP BY 1', lateness => '1 day');
+ALTER TABLE readings RENAME TO measured;
+ALTER TYPE reading RENAME ATTRIBUTE at TO taken_at CASCADE;
+SELECT event_time_name FROM incbatch.pipeline WHERE source = 'measured'::regclass;
+SELECT event_time FROM incbatch.pipelines WHERE pipeline = 'daily';
+
 SELECT count(incbatch.drop_pipeline(pipeline)) FROM incbatch.pipelines;
 RESET search_path;
 SET client_min_messages = warning;
