@@ -345,7 +345,8 @@ ib_alter_pipeline(PG_FUNCTION_ARGS)
 
 	ib_refuse_null(fcinfo, 0, "name");
 	ib_shmem_require();
-	pipeline = ib_own_pipeline(PG_GETARG_TEXT_PP(0), &relation);
+	/* the pipeline's row before those of its paths, as all who change both */
+	pipeline = ib_family_lock(PG_GETARG_TEXT_PP(0), &relation);
 	closes = ib_pipeline_closes(pipeline, &definition, &event_time, &tracks_lookups);
 	if (!PG_ARGISNULL(2))
 	{
@@ -361,7 +362,6 @@ ib_alter_pipeline(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(1))
 	{
 		ib_check_trigger_interval(PG_GETARG_INTERVAL_P(1));
-		(void) ib_family_lock(PG_GETARG_TEXT_PP(0), &relation);
 		values[0] = Int32GetDatum(pipeline);
 		values[1] = PG_GETARG_DATUM(1);
 		ib_change_catalog("UPDATE incbatch.pipeline SET trigger_interval = $2"
@@ -493,11 +493,12 @@ forget_pipelines(Datum pipelines)
 	}
 	foreach(lc, relations)
 		LockRelationOid(lfirst_oid(lc), AccessExclusiveLock);
+	/* the pipeline's row first, as resume_pipeline, which locks no relation */
+	ib_spi("DELETE FROM incbatch.pipeline WHERE id OPERATOR(pg_catalog.=) ANY ($1)",
+		   SPI_OK_DELETE, 1, types, &pipelines, NULL);
 	ib_spi("DELETE FROM incbatch.consumer WHERE pipeline OPERATOR(pg_catalog.=) ANY ($1)",
 		   SPI_OK_DELETE, 1, types, &pipelines, NULL);
 	ib_spi("DELETE FROM incbatch.path WHERE pipeline OPERATOR(pg_catalog.=) ANY ($1)",
-		   SPI_OK_DELETE, 1, types, &pipelines, NULL);
-	ib_spi("DELETE FROM incbatch.pipeline WHERE id OPERATOR(pg_catalog.=) ANY ($1)",
 		   SPI_OK_DELETE, 1, types, &pipelines, NULL);
 	ib_catalog_leave(&scope);
 	ib_wake_worker_at_commit();
