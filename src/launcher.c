@@ -5,7 +5,8 @@
  * One static background worker that is connected to no database.  At server
  * start it asks every connectable database once, by starting a worker there
  * which exits at once where there are no pipelines.  From then on sessions
- * that make a pipeline ask for a worker in shared memory.  A worker that dies
+ * that make a pipeline ask for a worker in shared memory; where that has no
+ * room for theirs, every database is asked once more.  A worker that dies
  * is started again, the sooner the rarer it dies.  While a database has none,
  * the launcher sees to it that its slot does not hold too much WAL.
  *
@@ -344,6 +345,7 @@ ib_launcher_main(Datum arg)
 {
 	MemoryContext context;
 	List	   *to_probe;
+	bool		probed = false; /* all, once */
 	Attempt    *attempts;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
@@ -369,11 +371,15 @@ ib_launcher_main(Datum arg)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 
+		if (to_probe == NIL && ib_databases_were_crowded())
+			to_probe = connectable_databases();
 		while (to_probe != NIL && ib_database_want(linitial_oid(to_probe)))
 			to_probe = list_delete_first(to_probe);
 
+		probed |= to_probe == NIL;
+
 		release_dead_holders();
-		if (to_probe == NIL)
+		if (probed)
 			timeout = watch_slots(attempts);
 		for (int i = 0; i < ib_shared->ndatabases; i++)
 		{

@@ -161,6 +161,7 @@ start_shared_memory(void)
 		ib_shared->started = ib_monotonic_usecs();
 		ib_shared->launcher_pgprocno = -1;
 		ib_shared->shutting_down = false;
+		ib_shared->crowded = false;
 		pg_atomic_init_u64(&ib_shared->wal_end, 0);
 		ib_shared->ndatabases = database_capacity();
 		ib_shared->npaths = ib_max_paths;
@@ -285,7 +286,23 @@ ib_database_want(Oid database)
 	return entry != NULL;
 }
 
-/* Something changed for the worker of a database: start it or wake it. */
+/* Has a database found no entry since this was asked?  The launcher asks. */
+bool
+ib_databases_were_crowded(void)
+{
+	bool		crowded;
+
+	LWLockAcquire(ib_shared->lock, LW_EXCLUSIVE);
+	crowded = ib_shared->crowded;
+	ib_shared->crowded = false;
+	LWLockRelease(ib_shared->lock);
+	return crowded;
+}
+
+/*
+ * Something changed for the worker of a database: start it or wake it.  Where
+ * there is no entry left the launcher asks all databases again.
+ */
 void
 ib_database_wake(Oid database)
 {
@@ -303,6 +320,8 @@ ib_database_wake(Oid database)
 		if (entry->pid != 0)
 			worker = entry->pgprocno;
 	}
+	else
+		ib_shared->crowded = true;
 	LWLockRelease(ib_shared->lock);
 
 	if (worker >= 0)

@@ -156,6 +156,7 @@ typedef struct SharedControl
 	int64		started;		/* when this memory was made */
 	int			launcher_pgprocno;	/* -1: not running */
 	bool		shutting_down;	/* no worker and no slot until the restart */
+	bool		crowded;		/* a database that wants a worker found no entry */
 	pg_atomic_uint64 wal_end;	/* as the launcher saw it last */
 	int			ndatabases;
 	int			npaths;
@@ -176,6 +177,7 @@ extern void ib_wake_launcher(void);
 
 extern DatabaseEntry *ib_database_find(Oid database);
 extern bool ib_database_want(Oid database);
+extern bool ib_databases_were_crowded(void);
 extern void ib_database_wake(Oid database);
 extern void ib_database_nudge(Oid database);
 extern DatabaseEntry *ib_database_attach(Oid database);

@@ -21,6 +21,7 @@ use warnings;
 
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
+use Faults;
 use File::Path qw(make_path);
 use IncBatch;
 use PostgreSQL::Test::Utils;
@@ -254,6 +255,31 @@ subtest '59: resources' => sub {
 	set_conf($node, max_replication_slots => 10);
 	$node->restart;
 	are_exact($node, 'shops', [$name], '59: with slots again');
+
+	# entries of databases: as many as processes, and eight
+  SKIP:
+	{
+		skip 'no fault points', 2 if !open_faults($node);
+		my @more = map { "more_$_" } 1 .. 10;
+
+		$node->safe_psql('postgres', "CREATE DATABASE $_") foreach @more;
+		$node->safe_psql('postgres', 'CREATE DATABASE fresh TEMPLATE template0 ALLOW_CONNECTIONS false');
+		set_conf($node, max_worker_processes => 3);
+		arm($node, 'worker_wanted:wait');
+		$offset = -s $node->logfile;
+		$node->restart;
+		$node->wait_for_log(qr/incbatch is at fault point worker_wanted: /, $offset);
+		$node->safe_psql('postgres', 'UPDATE pg_database SET datallowconn = true WHERE datname = $$fresh$$');
+		create_extension($node, 'fresh');
+		$node->safe_psql('fresh', 'CREATE TABLE t (a int); ALTER TABLE t REPLICA IDENTITY FULL');
+		create_pipeline($node, 'fresh', 'counted', 'SELECT count(*) FROM t');
+		# of the three processes one is the launcher's, one that of logical replication
+		$node->safe_psql('postgres', 'DROP DATABASE shops');
+		arm($node, '');
+		is(($node->psql('fresh', q{SET statement_timeout = '60s'; CALL incbatch.refresh_pipeline('counted')}))[0], 0,
+			'59: a database that found no room gets its worker when there is some');
+		is($node->safe_psql('fresh', 'TABLE counted'), 0, '59: and the pipeline runs');
+	}
 };
 
 $node->stop;
