@@ -823,7 +823,7 @@ SELECT consumer, pipeline, tier, freshness, trigger_interval, as_of, staleness,
             ELSE 'the worker is ' || worker_activity END AS reason,
        path
 FROM judged;
-COMMENT ON VIEW incbatch.lag IS 'How fresh each consumer is (a pipeline without any has one row), computed by the reader: true when the worker is dead, too. The worker sends a NOTIFY on channel incbatch_status when it sees a status change: JSON with pipeline, path, consumer, from, to, at. It looks once a second, between its batches; from is what it told before, null for the first time since the server started. What befalls the worker itself (it is dead, stopped, or waits for a lock within a statement) nobody tells, so read this view to be sure.';
+COMMENT ON VIEW incbatch.lag IS 'How fresh each consumer is (a pipeline without any has one row), computed by the reader: true when the worker is dead, too. The worker sends a NOTIFY on channel incbatch_status when it sees a status change: JSON with pipeline, path, consumer, from, to, at. It looks once a second, between its batches; from is what it told before, null for the first time since the server started or the consumer was made. What befalls the worker itself (it is dead, stopped, or waits for a lock within a statement) nobody tells, so read this view to be sure.';
 COMMENT ON COLUMN incbatch.lag.consumer IS 'The consumer; NULL: a pipeline without consumers.';
 COMMENT ON COLUMN incbatch.lag.pipeline IS 'The pipeline.';
 COMMENT ON COLUMN incbatch.lag.tier IS 'The tier that the consumer picked, or NULL.';

@@ -29,6 +29,7 @@
 
 #include "catalog.h"
 #include "path.h"
+#include "worker.h"
 
 #define LOOK_USECS (1000 * 1000)
 /* with many paths less often, so that looking takes little of the time */
@@ -54,12 +55,19 @@ number_of(const char *word)
 	elog(ERROR, "unknown status \"%s\"", word);
 }
 
-/* Where it is kept what was told last of a consumer, or NULL. */
+/* A consumer, or nobody, as shared memory knows him. */
+static uint32
+key_of(const char *consumer)
+{
+	return consumer ?
+		DatumGetUInt32(hash_any((const unsigned char *) consumer, strlen(consumer))) : 1;
+}
+
+/* Where it is kept what was told last of a consumer, or NULL; used from the front. */
 static ToldStatus *
 find_told(PathEntry *entry, const char *consumer)
 {
-	uint32		key = consumer ?
-		DatumGetUInt32(hash_any((const unsigned char *) consumer, strlen(consumer))) : 1;
+	uint32		key = key_of(consumer);
 
 	for (int i = 0; i < TOLD_CONSUMERS; i++)
 	{
@@ -107,6 +115,42 @@ notify(HeapTuple row, TupleDesc desc, const char *from)
 		   SPI_OK_SELECT, 5, types, values, nulls);
 }
 
+/*
+ * What was told of consumers that are gone is of no use, and their room may be
+ * needed.
+ */
+static void
+forget_gone(SPITupleTable *rows, uint64 nrows)
+{
+	int32	   *paths = palloc(sizeof(int32) * Max(nrows, 1));
+	uint32	   *keys = palloc(sizeof(uint32) * Max(nrows, 1));
+	ListCell   *lc;
+	bool		isnull;
+
+	for (uint64 i = 0; i < nrows; i++)
+	{
+		paths[i] = DatumGetInt32(SPI_getbinval(rows->vals[i], rows->tupdesc, 1, &isnull));
+		keys[i] = key_of(SPI_getvalue(rows->vals[i], rows->tupdesc, 3));
+	}
+	foreach(lc, ib_paths)
+	{
+		IbPath	   *path = lfirst(lc);
+		ToldStatus *told = path->shared->told;
+		int			kept = 0;
+
+		for (int i = 0; i < TOLD_CONSUMERS && told[i].status != 0; i++)
+		{
+			uint64		row = 0;
+
+			while (row < nrows && (paths[row] != path->row->path || keys[row] != told[i].consumer))
+				row++;
+			if (row < nrows)
+				told[kept++] = told[i];
+		}
+		memset(&told[kept], 0, sizeof(ToldStatus) * (TOLD_CONSUMERS - kept));
+	}
+}
+
 /* Compare the view with what was told, and tell the difference.  False: not now. */
 static bool
 tell_changes(void)
@@ -126,6 +170,7 @@ tell_changes(void)
 		elog(ERROR, "could not read incbatch.lag");
 	rows = SPI_tuptable;
 	nrows = SPI_processed;
+	forget_gone(rows, nrows);
 	for (uint64 i = 0; i < nrows; i++)
 	{
 		HeapTuple	row = rows->vals[i];

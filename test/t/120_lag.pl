@@ -215,6 +215,18 @@ $node->safe_psql('postgres', q{DELETE FROM shop.orders WHERE v = 0; SELECT incba
 turns($look, 'shop.hurt', 'fresh', 'rebuilt');
 are_exact($node, 'postgres', [ 'shop.hurt', 'shop.other' ], 'in the end');
 
+# ---------------------------------------------------------------------------
+# Consumers come and go, and there is room for those that are there
+
+foreach my $i (1 .. 16)
+{
+	ask($listener, "SELECT incbatch.create_consumer('guest $i', 'shop.other', freshness => '1 hour')");
+	told('shop.other', 'fresh', "guest $i") or fail("guest $i was told of");
+	ask($listener, "SELECT incbatch.drop_consumer('guest $i', 'shop.other')");
+}
+ask($listener, q{SELECT incbatch.create_consumer('last', 'shop.other', freshness => '1 hour')});
+ok(told('shop.other', 'fresh', 'last'), 'the one that comes after many is told of');
+
 end_session($look, $elsewhere, $listener);
 $node->stop;
 done_testing();
@@ -310,13 +322,14 @@ SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE 'SELECT shop.pass%' A
 # Whether the listener was told, by now or a little later.
 sub told
 {
-	my ($name, $status) = @_;
+	my ($name, $status, $consumer) = @_;
+	my $of  = defined $consumer ? qr/"consumer" : "\Q$consumer\E".*/ : qr//;
 	my $end = time + 30;
 
 	while (time < $end)
 	{
 		return 1
-		  if ask($listener, 'SELECT 1') =~ /"pipeline" : "\Q$name\E".*"to" : "\Q$status\E"/;
+		  if ask($listener, 'SELECT 1') =~ /"pipeline" : "\Q$name\E".*$of"to" : "\Q$status\E"/;
 		until_clock($look, 0.2);
 	}
 	return 0;
