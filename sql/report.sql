@@ -288,6 +288,8 @@ DROP ROLE regress_incbatch_reader;
 SELECT incbatch.report(NULL);
 SELECT incbatch.report('p', span => '0');
 SELECT incbatch.report('p', span => NULL);
+SELECT incbatch.report('p', span => '7000 years');
+SELECT incbatch.report('p', at => 'infinity');
 SELECT incbatch.report('no_pipeline');
 
 RESET timezone;

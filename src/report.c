@@ -31,6 +31,8 @@
 
 PG_FUNCTION_INFO_V1(ib_report);
 
+#define LONGEST_SPAN (36525.0 * SECS_PER_DAY)
+
 #define WIDTH 78
 #define MAX_CONSUMERS 6
 #define MAX_PATHS 3
@@ -412,7 +414,25 @@ span_seconds(FunctionCallInfo fcinfo, int arg)
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				errmsg("span must be greater than 0"));
+	if (seconds > LONGEST_SPAN)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("span must be at most 100 years"));
 	return seconds;
+}
+
+/* The end of the charts */
+static TimestampTz
+end_of_span(FunctionCallInfo fcinfo, int arg)
+{
+	if (PG_ARGISNULL(arg))
+		return GetCurrentTimestamp();
+	if (TIMESTAMP_NOT_FINITE(PG_GETARG_TIMESTAMPTZ(arg)))
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("parameter \"at\" must be finite"),
+				errhint("Leave it out for now."));
+	return PG_GETARG_TIMESTAMPTZ(arg);
 }
 
 Datum
@@ -426,7 +446,7 @@ ib_report(PG_FUNCTION_ARGS)
 	(void) ib_visible_pipeline(PG_GETARG_TEXT_PP(0), &relation);
 	initStringInfo(&report.text);
 	report.pipeline = ObjectIdGetDatum(relation);
-	report.at = PG_ARGISNULL(1) ? GetCurrentTimestamp() : PG_GETARG_TIMESTAMPTZ(1);
+	report.at = end_of_span(fcinfo, 1);
 	report.span = span_seconds(fcinfo, 2);
 
 	guc_level = NewGUCNestLevel();
