@@ -245,7 +245,7 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 		had_catalog = find_catalog(tables);
 		changes_pipelines = pipelines_are_changed();
 	}
-	if (ib_shared != NULL && context == PROCESS_UTILITY_TOPLEVEL)
+	if (ib_shared != NULL && context != PROCESS_UTILITY_SUBCOMMAND)
 	{
 		database = database_needed_by(statement);
 		if (OidIsValid(database))

@@ -77,7 +77,7 @@ subtest '56: statements beside a backlog' => sub {
 	{
 		backlog('shops');
 		quick('ALTER DATABASE shops RENAME TO stores');
-		quick('ALTER DATABASE stores RENAME TO shops');
+		quick('DO $$ BEGIN ALTER DATABASE stores RENAME TO shops; END $$');
 		quick('ALTER DATABASE shops ALLOW_CONNECTIONS false');
 		quick('ALTER DATABASE shops ALLOW_CONNECTIONS true');
 
