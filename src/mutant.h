@@ -107,7 +107,7 @@ enum IbMutant
 	/* what nobody tells of */
 	MUTANT_UNTOLD = 64,			/* 210_divergence: nothing changed the catalog before the worker began */
 	MUTANT_CAME_BY = 65,		/* 210_divergence: a partition whose rows came is judged when all is decoded */
-	MUTANT_INDEX_LOCK = 66,		/* locks: decoding waits for who has an index locked */
+	MUTANT_INDEX_LOCK = 66,		/* 210_divergence: decoding waits for who has an index locked */
 	MUTANT_HELD_CONFIRMED = 67, /* 040_held_back: a backfill holds back what the slot has let go of */
 };
 
