@@ -165,6 +165,22 @@ SELECT incbatch.create_pipeline('p', $$
 	SELECT incbatch.tumble(now(), '1 day'), count(*) FROM events GROUP BY 1
 $$);
 
+-- Where clocks are set back just after midnight, the new day begins before the
+-- last hour of the old one.
+SET TimeZone = 'America/St_Johns';
+SELECT incbatch.create_pipeline('by_day_in_pieces', $$
+	SELECT date_trunc('day', tstz) AS day, count(*) FROM events GROUP BY 1
+$$);
+CALL incbatch.refresh_pipeline('by_day_in_pieces');
+INSERT INTO events (id, tstz) VALUES (2900, '2006-10-29 02:30:30Z'), (2901, '2006-10-29 03:00Z'), (2902, '2006-10-29 02:30:40Z');
+CALL incbatch.refresh_pipeline('by_day_in_pieces');
+SELECT * FROM incbatch.verify_pipeline('by_day_in_pieces');
+INSERT INTO events (id, tstz) VALUES (2903, '2006-10-28 12:00Z'), (2904, '2006-10-29 03:10Z'), (2905, '2006-10-29 02:30:50Z');
+CALL incbatch.refresh_pipeline('by_day_in_pieces');
+SELECT * FROM by_day_in_pieces WHERE day < '2024-01-01' ORDER BY 1;
+SELECT * FROM incbatch.verify_pipeline('by_day_in_pieces');
+SET TimeZone = 'UTC';
+
 -- DateStyle and IntervalStyle are stored, too.
 SET DateStyle = 'German, DMY';
 SET IntervalStyle = 'postgres_verbose';

@@ -109,6 +109,11 @@ enum IbMutant
 	MUTANT_CAME_BY = 65,		/* 210_divergence: a partition whose rows came is judged when all is decoded */
 	MUTANT_INDEX_LOCK = 66,		/* 210_divergence: decoding waits for who has an index locked */
 	MUTANT_HELD_CONFIRMED = 67, /* 040_held_back: a backfill holds back what the slot has let go of */
+
+	/* values at the edge */
+	MUTANT_WINDOW_PIECES = 68,	/* windows: a day is in one piece where clocks are set back after midnight */
+	MUTANT_SCALE_BEGUN = 69,	/* statistics: a sum of no values keeps the digits of those that went */
+	MUTANT_JSON_AS_TEXT = 70,	/* late: json is shown as jsonb, whatever is in it */
 };
 
 #ifdef INCBATCH_MUTANT

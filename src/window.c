@@ -7,10 +7,12 @@
  * the same window, so window_start remembers the last one: between two times
  * that have the same date_trunc, every time has it.
  *
- * That holds because date_trunc never falls as time goes on.  It is used for
- * units up to a day, and for times with time zone since 1970 only: in older
- * times there were zones that repeated a day.  Everything else is date_trunc
- * itself.
+ * That holds because date_trunc never falls as time goes on, within the usual
+ * length of a window: where clocks are set back just after midnight, as in
+ * St. John's until 2011, a minute of the new day comes before the last hour of
+ * the old one.  It is used for units up to a day, and for times with time zone
+ * since 1970 only: in older times there were zones that repeated a day.
+ * Everything else is date_trunc itself.
  *
  * The statements that read a batch use it in the place of date_trunc
  * (query.c); a query over the source keeps the original, which an index on
@@ -69,6 +71,8 @@ remember(LastWindow *window, FunctionCallInfo fcinfo, PGFunction date_trunc,
 {
 	Timestamp	end = start + window->length - 1;
 
+	if ((time < start || time > end) && !MUTANT(WINDOW_PIECES))
+		return;
 	if (window->known && start == window->start)
 	{
 		window->first = Min(window->first, time);
