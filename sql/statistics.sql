@@ -79,6 +79,15 @@ CALL all_exact(:'names');
 SELECT k, vpn, ssn, v_2 FROM deviations WHERE k IN ('digits', 'one') ORDER BY 1;
 DELETE FROM readings WHERE id IN (303, 304);
 CALL all_exact(:'names');
+-- the last value of a group goes, not its last row: the next ones begin anew
+INSERT INTO readings (id, k, n) VALUES (305, 'anew', 1.000000000000000000000000000000), (306, 'anew', NULL);
+CALL all_exact(:'names');
+DELETE FROM readings WHERE id = 305;
+CALL all_exact(:'names');
+INSERT INTO readings (id, k, n) VALUES (307, 'anew', 1), (308, 'anew', 1), (309, 'anew', 0);
+CALL all_exact(:'names');
+SELECT k, vpn, ssn, sn FROM deviations WHERE k = 'anew';
+DELETE FROM readings WHERE k = 'anew';
 INSERT INTO readings (id, k, i2, i4, i8, n) VALUES
 	(310, 'large', 32767, 2147483647, 9223372036854775807, 1e100), (311, 'large', -32768, -2147483648, -9223372036854775808, -1e-100),
 	(312, 'large', 0, 0, 0, 0);

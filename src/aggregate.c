@@ -257,6 +257,25 @@ keep_scale(PipelineQuery *pq, AggregateColumn *user, AggregateInput *input)
 	return column;
 }
 
+/*
+ * A sum of no values has no scale: after the last one has gone, the next ones
+ * begin anew.
+ */
+static void
+begin_anew(StateColumn *column, const StateColumn *count, const char *begun)
+{
+	if (!MUTANT(SCALE_BEGUN))
+		column->merge = psprintf("CASE WHEN s.%s = 0 THEN %s ELSE %s END",
+								 count->name, begun, column->merge);
+}
+
+/* Do the values of an input bring a scale of their own? */
+static bool
+has_scales(AggregateInput *input)
+{
+	return exprType((Node *) input->arg) == NUMERICOID && exprTypmod((Node *) input->arg) < 0;
+}
+
 /* A sum that knows when it cannot be kept: see the head of this file. */
 static StateColumn *
 keep_sum(PipelineQuery *pq, AggregateColumn *user, AggregateInput *input,
@@ -278,14 +297,17 @@ keep_sum(PipelineQuery *pq, AggregateColumn *user, AggregateInput *input,
 		return column;
 
 	unsafe = MUTANT(NAN) ? "false" : psprintf("%s IN ('NaN', 'Infinity', '-Infinity')", removed);
-	if (exprTypmod((Node *) input->arg) < 0 && !MUTANT(SCALE))
+	if (has_scales(input) && !MUTANT(SCALE))
 	{
 		StateColumn *scale = keep_scale(pq, user, input);
+		StateColumn *count = keep_count(pq, user, input);
 
 		unsafe = psprintf("%s OR (%s > 0 AND %s = -1)", unsafe,
 						  call("count", args, input, "<"), scale->mixed);
 		column->merge = psprintf("CASE WHEN excluded.%1$s <= -2 AND greatest(s.%1$s, -2 - s.%1$s) <> -2 - excluded.%1$s THEN NULL ELSE %2$s END",
 								 scale->name, column->merge);
+		begin_anew(column, count, psprintf("excluded.%s", column->name));
+		begin_anew(scale, count, psprintf("greatest(excluded.%1$s, -2 - excluded.%1$s)", scale->name));
 	}
 	column->mixed = psprintf("CASE WHEN %s THEN NULL ELSE %s END", unsafe, column->mixed);
 	column->unknown = psprintf("%s IS NULL", column->name);
@@ -302,11 +324,14 @@ keep_squares(PipelineQuery *pq, AggregateColumn *user, AggregateInput *input,
 									   "pg_catalog.numeric");
 	char	   *args = psprintf("%1$s::%2$s * %1$s::%2$s", argument(input), type);
 
-	if (column->merge == NULL)
-		keep_additive(column,
-					  psprintf("coalesce(%s, 0)", call("sum", args, input, ">")),
-					  psprintf("coalesce(%s, 0)", call("sum", args, input, "<")),
-					  psprintf("coalesce(%s, 0)", call("sum", args, input, NULL)));
+	if (column->merge != NULL)
+		return column;
+	keep_additive(column,
+				  psprintf("coalesce(%s, 0)", call("sum", args, input, ">")),
+				  psprintf("coalesce(%s, 0)", call("sum", args, input, "<")),
+				  psprintf("coalesce(%s, 0)", call("sum", args, input, NULL)));
+	if (has_scales(input))
+		begin_anew(column, keep_count(pq, user, input), psprintf("excluded.%s", column->name));
 	return column;
 }
 
