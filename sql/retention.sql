@@ -109,6 +109,15 @@ SELECT count(*) FROM incbatch.late_window JOIN incbatch.paths USING (path) WHERE
 SELECT * FROM incbatch.verify_pipeline('diverted');
 SELECT min(window_start) FROM diverted;
 
+-- A retention that reaches back to before the calendar keeps all windows.
+SELECT incbatch.create_pipeline('kept_for_ever', 'SELECT date_trunc(''day'', tstz) AS day, count(*) FROM events GROUP BY 1',
+	lateness => '1 day', retention => '10000 years', trigger_interval => '1 hour');
+CALL incbatch.refresh_pipeline('kept_for_ever');
+INSERT INTO events VALUES (5000, '2024-06-30');
+CALL incbatch.refresh_pipeline('kept_for_ever');
+SELECT count(*), max(day) FROM kept_for_ever;
+SELECT * FROM incbatch.verify_pipeline('kept_for_ever');
+
 SELECT count(incbatch.drop_pipeline(pipeline)) FROM incbatch.pipelines;
 SET client_min_messages = warning;
 DROP SCHEMA retention CASCADE;

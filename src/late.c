@@ -261,6 +261,19 @@ ib_late_truncate(IbPath *path, LateRun *run)
 		find_windows(run, path->statements->late->kept_windows);
 }
 
+/*
+ * Does a retention reach back to where the calendar begins?  Then all windows
+ * are kept; so long before the present, a century does not matter.
+ */
+static bool
+keeps_all(Timestamp closed, const Interval *retention)
+{
+	double		length = retention->time + (double) USECS_PER_DAY *
+	(retention->day + 31.0 * retention->month);
+
+	return closed - length < MIN_TIMESTAMP + 36525.0 * USECS_PER_DAY;
+}
+
 /* Remove the windows that retention no longer keeps, and remember how far. */
 static void
 retain(IbPath *path, LateRun *run)
@@ -271,6 +284,8 @@ retain(IbPath *path, LateRun *run)
 	bool		isnull;
 	Datum		oldest;
 
+	if (keeps_all(run->mark.closed, &path->row->retention))
+		return;
 	times[1] = run->mark.removed;
 	times[0] = DatumGetTimestamp(DirectFunctionCall2(timestamp_mi_interval,
 													 TimestampGetDatum(run->mark.closed),
