@@ -248,6 +248,22 @@ CALL incbatch.refresh_pipeline('no_row');
 SELECT state, left(last_error, 40) FROM incbatch.pipelines WHERE pipeline = 'no_row';
 SELECT length(row->>'k'), sqlstate FROM incbatch.failed_rows WHERE pipeline = 'no_row';
 
+-- json that jsonb refuses makes a query fail, and is kept as text.
+CREATE TABLE messages (id int PRIMARY KEY, body json);
+ALTER TABLE messages REPLICA IDENTITY FULL;
+SELECT incbatch.create_pipeline('by_sender', $$
+	SELECT body->>'sender' AS sender, count(*) FROM messages GROUP BY 1
+$$, on_error => 'divert', trigger_interval => '1 hour');
+CALL incbatch.refresh_pipeline('by_sender');
+INSERT INTO messages VALUES (1, '{"sender": "a"}'), (2, '{"sender": "\u0000"}');
+CALL incbatch.refresh_pipeline('by_sender');
+TABLE by_sender;
+SELECT row->>'body' AS body, sqlstate, left_out FROM incbatch.failed_rows WHERE pipeline = 'by_sender';
+UPDATE messages SET body = '{"sender": "b"}' WHERE id = 2;
+CALL incbatch.refresh_pipeline('by_sender');
+TABLE by_sender ORDER BY 1;
+SELECT * FROM incbatch.verify_pipeline('by_sender');
+
 SELECT count(incbatch.drop_pipeline(pipeline)) FROM incbatch.pipelines;
 SELECT count(*) FROM incbatch.failed_rows;
 DROP SCHEMA failed CASCADE;

@@ -460,6 +460,30 @@ ib_query_needed_columns(PipelineQuery *pq, const char *qualifier)
 }
 
 /*
+ * The same as what can be kept as jsonb: json may hold what jsonb refuses, such
+ * as \u0000, and is kept as its text.
+ */
+char *
+ib_query_needed_for_jsonb(PipelineQuery *pq, const char *qualifier)
+{
+	StringInfoData text;
+	int			attnum = -1;
+
+	initStringInfo(&text);
+	while ((attnum = bms_next_member(pq->needed, attnum)) >= 0)
+	{
+		const char *name = quote_identifier(get_attname(pq->source, attnum, false));
+		Oid			type = getBaseType(get_atttype(pq->source, attnum));
+		Oid			element = get_base_element_type(type);
+		bool		is_json = type == JSONOID || (OidIsValid(element) && getBaseType(element) == JSONOID);
+
+		appendStringInfo(&text, is_json && !MUTANT(JSON_AS_TEXT) ?
+						 "%s%s%s::pg_catalog.text" : "%s%s%s", text.len ? ", " : "", qualifier, name);
+	}
+	return text.data;
+}
+
+/*
  * An expression over a range table, as SQL.  "windows" is the query that the
  * windows in it are of, over the same range table, or NULL: there are none.
  */
