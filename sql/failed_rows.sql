@@ -264,6 +264,26 @@ CALL incbatch.refresh_pipeline('by_sender');
 TABLE by_sender ORDER BY 1;
 SELECT * FROM incbatch.verify_pipeline('by_sender');
 
+-- Rows that differ in the last digits only, which the settings do not show.
+SET extra_float_digits = 0;
+CREATE TABLE samples (id int, f float8, fs float4[]);
+ALTER TABLE samples REPLICA IDENTITY FULL;
+SELECT incbatch.create_pipeline('inverses', $$
+	SELECT count(*), min(1 / (f - 0.1)) AS inverse, max(1 / (fs[1] - 0.1::float4)) AS other FROM samples
+$$, on_error => 'divert', trigger_interval => '1 hour');
+CALL incbatch.refresh_pipeline('inverses');
+INSERT INTO samples VALUES (1, 0.1, NULL), (1, 0.10000000000000003, NULL), (2, NULL, '{0.1}'), (2, NULL, '{0.10000001}'), (3, 5, '{5}');
+CALL incbatch.refresh_pipeline('inverses');
+DELETE FROM samples WHERE f BETWEEN 0.10000000000000002 AND 1 OR fs[1] BETWEEN 0.1000000075::float4 AND 1;
+CALL incbatch.refresh_pipeline('inverses');
+SELECT count FROM inverses;
+SELECT * FROM incbatch.verify_pipeline('inverses');
+DELETE FROM samples WHERE id < 3;
+CALL incbatch.refresh_pipeline('inverses');
+SELECT count FROM inverses;
+SELECT * FROM incbatch.verify_pipeline('inverses');
+RESET extra_float_digits;
+
 SELECT count(incbatch.drop_pipeline(pipeline)) FROM incbatch.pipelines;
 SELECT count(*) FROM incbatch.failed_rows;
 DROP SCHEMA failed CASCADE;

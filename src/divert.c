@@ -255,7 +255,7 @@ static char *
 image_of(PipelineQuery *pq, const char *qualifier)
 {
 	return psprintf("pg_catalog.to_jsonb(ROW(%s))::pg_catalog.text",
-					ib_query_needed_for_jsonb(pq, qualifier));
+					ib_query_needed_for_jsonb(pq, qualifier, true));
 }
 
 static int
@@ -350,7 +350,7 @@ leave_out(IbPath *path, List *culprits)
 					  numbered_rows(batch, numbers, n, desc), n);
 	ib_run_statement(psprintf("SELECT (SELECT pg_catalog.to_jsonb(r) FROM (SELECT %s) r), %s"
 							  " FROM " CANDIDATES_RELATION " b ORDER BY b." BATCH_NUMBER,
-							  ib_query_needed_for_jsonb(pq, "b."), image_of(pq, "b.")),
+							  ib_query_needed_for_jsonb(pq, "b.", false), image_of(pq, "b.")),
 					 SPI_OK_SELECT, NULL);
 	MemoryContextSwitchTo(TopTransactionContext);
 	for (int i = 0; i < n; i++)

@@ -459,12 +459,22 @@ ib_query_needed_columns(PipelineQuery *pq, const char *qualifier)
 	return text.data;
 }
 
+/* A type, or that of its elements, without its domains. */
+static Oid
+basic_type(Oid type)
+{
+	Oid			element = get_base_element_type(type);
+
+	return getBaseType(OidIsValid(element) ? element : type);
+}
+
 /*
  * The same as what can be kept as jsonb: json may hold what jsonb refuses, such
- * as \u0000, and is kept as its text.
+ * as \u0000, and is kept as its text.  "exact": rows that differ give values
+ * that do; the digits of floating point depend on extra_float_digits.
  */
 char *
-ib_query_needed_for_jsonb(PipelineQuery *pq, const char *qualifier)
+ib_query_needed_for_jsonb(PipelineQuery *pq, const char *qualifier, bool exact)
 {
 	StringInfoData text;
 	int			attnum = -1;
@@ -472,13 +482,18 @@ ib_query_needed_for_jsonb(PipelineQuery *pq, const char *qualifier)
 	initStringInfo(&text);
 	while ((attnum = bms_next_member(pq->needed, attnum)) >= 0)
 	{
-		const char *name = quote_identifier(get_attname(pq->source, attnum, false));
-		Oid			type = getBaseType(get_atttype(pq->source, attnum));
-		Oid			element = get_base_element_type(type);
-		bool		is_json = type == JSONOID || (OidIsValid(element) && getBaseType(element) == JSONOID);
+		char	   *column = psprintf("%s%s", qualifier,
+									  quote_identifier(get_attname(pq->source, attnum, false)));
+		Oid			type = get_atttype(pq->source, attnum);
+		Oid			basic = basic_type(type);
 
-		appendStringInfo(&text, is_json && !MUTANT(JSON_AS_TEXT) ?
-						 "%s%s%s::pg_catalog.text" : "%s%s%s", text.len ? ", " : "", qualifier, name);
+		if (basic == JSONOID && !MUTANT(JSON_AS_TEXT))
+			column = psprintf("%s::pg_catalog.text", column);
+		else if ((basic == FLOAT4OID || basic == FLOAT8OID) && exact && !MUTANT(FLOAT_IMAGE))
+			column = psprintf("pg_catalog.%s(%s)",
+							  OidIsValid(get_base_element_type(type)) ? "array_send" :
+							  basic == FLOAT4OID ? "float4send" : "float8send", column);
+		appendStringInfo(&text, "%s%s", text.len ? ", " : "", column);
 	}
 	return text.data;
 }

@@ -182,7 +182,7 @@ extern Query *ib_query_ungrouped(PipelineQuery *pq);
 extern char *ib_query_rows_of(PipelineQuery *pq, List *stand_ins, int sign);
 extern void ib_query_replace(Query *query, const StandIn *stand_in);
 extern char *ib_query_needed_columns(PipelineQuery *pq, const char *qualifier);
-extern char *ib_query_needed_for_jsonb(PipelineQuery *pq, const char *qualifier);
+extern char *ib_query_needed_for_jsonb(PipelineQuery *pq, const char *qualifier, bool exact);
 extern char *ib_query_relation_name(Oid relid);
 extern char *ib_query_operator(Oid opno);
 extern char *ib_query_type(Oid type, int32 typmod, Oid collation);

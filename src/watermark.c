@@ -275,7 +275,7 @@ late_rows(PipelineQuery *pq, const char *event_time, const char *past,
 {
 	char	   *row = policy != LATE_DIVERT ? "NULL::pg_catalog.jsonb" :
 		psprintf("(SELECT pg_catalog.to_jsonb(r) FROM (SELECT %s) r)",
-				 ib_query_needed_for_jsonb(pq, "b."));
+				 ib_query_needed_for_jsonb(pq, "b.", false));
 
 	return psprintf("WITH " BATCH_RELATION " AS MATERIALIZED (SELECT %s, coalesce(" BATCH_WEIGHT ", 1) AS " LATE_SIGN
 					", " BATCH_NUMBER " AS " BATCH_WEIGHT " FROM " CANDIDATES_RELATION "),"
