@@ -114,7 +114,7 @@ enum IbMutant
 	MUTANT_WINDOW_PIECES = 68,	/* windows: a day is in one piece where clocks are set back after midnight */
 	MUTANT_SCALE_BEGUN = 69,	/* statistics: a sum of no values keeps the digits of those that went */
 	MUTANT_JSON_AS_TEXT = 70,	/* late: json is shown as jsonb, whatever is in it */
-	MUTANT_FLOAT_IMAGE = 71,		/* failed_rows: rows whose digits look alike are alike */
+	MUTANT_FLOAT_IMAGE = 71,	/* failed_rows: rows whose digits look alike are alike */
 };
 
 #ifdef INCBATCH_MUTANT
