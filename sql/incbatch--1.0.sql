@@ -646,22 +646,25 @@ COMMENT ON FUNCTION incbatch.is_at_home(oid, bigint) IS 'Whether this is the dat
 -- before a worker has looked at it.
 CREATE VIEW incbatch.path_state AS
 SELECT a.id AS path,
-       CASE WHEN a.state = 'needs_rebuild'
-              OR f.path IS NOT NULL AND NOT EXISTS (
-                SELECT FROM incbatch.slot s
-                WHERE incbatch.is_at_home(s.database, s.system_identifier))
-                AND a.state NOT IN ('initializing', 'backfilling')
-            THEN 'needs_rebuild'
+       CASE WHEN a.state = 'needs_rebuild' OR h.is_copy THEN 'needs_rebuild'
             WHEN p.paused THEN 'paused'
             ELSE a.state END AS state,
-       coalesce(p.paused_at, a.state_since) AS state_since
+       coalesce(p.paused_at, a.state_since) AS state_since,
+       CASE WHEN a.state <> 'needs_rebuild' AND h.is_copy
+            THEN 'this database is a copy; run incbatch.rebuild_pipeline'
+            ELSE a.last_error END AS last_error
 FROM incbatch.path a
 JOIN incbatch.pipeline p ON p.id = a.pipeline
-LEFT JOIN incbatch.frontier f ON f.path = a.id;
+LEFT JOIN incbatch.frontier f ON f.path = a.id
+CROSS JOIN LATERAL (
+    SELECT f.path IS NOT NULL AND a.state NOT IN ('initializing', 'backfilling')
+           AND NOT EXISTS (SELECT FROM incbatch.slot s
+                           WHERE incbatch.is_at_home(s.database, s.system_identifier)) AS is_copy) h;
 COMMENT ON VIEW incbatch.path_state IS 'The state of each path, as incbatch.pipelines shows it.';
 COMMENT ON COLUMN incbatch.path_state.path IS 'Number of the path.';
 COMMENT ON COLUMN incbatch.path_state.state IS 'initializing, backfilling, running, paused, failed or needs_rebuild.';
 COMMENT ON COLUMN incbatch.path_state.state_since IS 'When the state was entered.';
+COMMENT ON COLUMN incbatch.path_state.last_error IS 'Why the path stopped, and the function that brings it back.';
 
 CREATE VIEW incbatch.pipelines WITH (security_barrier) AS
 SELECT p.relation::text AS pipeline, p.relation, p.query, p.source,
@@ -678,7 +681,7 @@ JOIN LATERAL (  -- the freshest path
     SELECT a.id, a.relation FROM incbatch.path a
     WHERE a.pipeline = p.id ORDER BY a.trigger_interval, a.id LIMIT 1) f ON true
 JOIN LATERAL (  -- the one in the worst state
-    SELECT s.state, a.last_error
+    SELECT s.state, s.last_error
     FROM incbatch.path a
     JOIN incbatch.path_state s ON s.path = a.id
     WHERE a.pipeline = p.id
@@ -749,7 +752,7 @@ WITH promised AS (
     SELECT c.consumer, p.relation::text AS pipeline, c.tier, c.freshness, a.trigger_interval,
            coalesce(c.freshness, greatest(a.trigger_interval * 1.25, a.trigger_interval + '1 second')) AS allowed,
            1.5 * greatest(a.trigger_interval, '1 second') AS patience,
-           a.id AS path, s.state, s.state_since, a.last_error, f.lsn, f.as_of AS stored_as_of,
+           a.id AS path, s.state, s.state_since, s.last_error, f.lsn, f.as_of AS stored_as_of,
            nullif(w.watermark, '-infinity') AS watermark
     FROM incbatch.path a
     JOIN incbatch.pipeline p ON p.id = a.pipeline
@@ -796,8 +799,12 @@ SELECT consumer, pipeline, tier, freshness, trigger_interval, as_of, staleness,
                           state_since)
        END AS status_since,
        CASE WHEN status = 'fresh' THEN NULL
-            WHEN status = 'failed' THEN coalesce(last_error, 'this database is a copy; run incbatch.rebuild_pipeline')
+            WHEN status = 'failed' THEN last_error
             WHEN status = 'paused' THEN 'run incbatch.resume_pipeline'
+            WHEN worker = 'absent' AND NOT EXISTS (  -- else a placeholder for the configuration file's
+                SELECT FROM pg_catalog.pg_settings g
+                WHERE g.name = 'incbatch.max_paths' AND g.context = 'postmaster')
+            THEN 'no worker runs: the server was started without incbatch in shared_preload_libraries'
             WHEN worker = 'absent' THEN 'no worker runs; incbatch.workers says why'
             WHEN worker = 'stopped' THEN 'the worker does not respond'
             WHEN locked IS NOT NULL

@@ -78,10 +78,13 @@ running_paths(int32 pipeline, bool freshest, bool *stopped)
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	ib_catalog_enter(&scope);
-	if (SPI_execute_with_args("SELECT a.id, p.paused, a.state, a.last_error, p.relation::pg_catalog.text,"
-							  " a.relation::pg_catalog.text"
+	/* in a copy of a database no worker may ever come and find that it is one */
+	if (SPI_execute_with_args("SELECT a.id, p.paused, CASE WHEN s.state OPERATOR(pg_catalog.=) 'needs_rebuild'"
+							  " THEN s.state ELSE a.state END,"
+							  " s.last_error, p.relation::pg_catalog.text, a.relation::pg_catalog.text"
 							  " FROM incbatch.path a JOIN incbatch.pipeline p"
 							  " ON p.id OPERATOR(pg_catalog.=) a.pipeline"
+							  " JOIN incbatch.path_state s ON s.path OPERATOR(pg_catalog.=) a.id"
 							  " WHERE p.id OPERATOR(pg_catalog.=) $1"
 							  " ORDER BY a.trigger_interval, a.id LIMIT CASE WHEN $2 THEN 1 END",
 							  2, types, values, NULL, true, 0) != SPI_OK_SELECT)

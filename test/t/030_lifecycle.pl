@@ -141,6 +141,13 @@ subtest 'statements on a database with a running pipeline' => sub {
 	are_exact($node, 'earlier', [$name], 'the template');
 	wait_for_state($node, 'clone', $name, 'needs_rebuild');
 	pass('the pipeline of the clone needs a rebuild');
+	is($node->safe_psql('clone', 'SELECT last_error FROM incbatch.pipelines'),
+		'this database is a copy; run incbatch.rebuild_pipeline', 'and says why');
+	fails_like($node, 'clone', "SET statement_timeout = '20s'; $_", qr/"$name" is in state "needs_rebuild".*is a copy/s,
+		"who waits for it does not wait in vain: $_")
+	  foreach "CALL incbatch.refresh_pipeline('$name')",
+	  "SELECT * FROM incbatch.verify_pipeline('$name')",
+	  "SELECT incbatch.wait_for('$name', pg_current_wal_lsn())";
 	add_order('clone');
 	$node->safe_psql('clone', "SELECT incbatch.rebuild_pipeline('$name')");
 	are_exact($node, 'clone', [$name], 'the clone, rebuilt');
@@ -262,6 +269,13 @@ subtest 'a server that is set up wrongly' => sub {
 	my @said = PostgreSQL::Test::Utils::slurp_file($wrong->logfile, $offset) =~
 	  /(?:ERROR|FATAL|LOG|WARNING):.*replication slots are in use/g;
 	cmp_ok(scalar @said, '<=', 20, 'the message does not flood the log');
+
+	set_conf($wrong, shared_preload_libraries => '', 'incbatch.max_paths' => 100);
+	$wrong->restart;
+	add_order('postgres', $wrong);
+	ok( $wrong->poll_query_until('postgres',
+			q{SELECT status = 'stuck' AND reason LIKE '%without incbatch in shared_preload_libraries' FROM incbatch.lag}),
+		'without the library the lag says that it is missing');
 	$wrong->stop;
 };
 
@@ -308,9 +322,9 @@ sub state_of
 
 sub add_order
 {
-	my ($db) = @_;
+	my ($db, $server) = @_;
 
-	$node->safe_psql($db,
+	($server // $node)->safe_psql($db,
 		q{INSERT INTO shop.orders (product_id, region, amount_cents) VALUES (4, 'west', 110)});
 	return;
 }
