@@ -44,6 +44,26 @@ require_worker(void)
 				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				errmsg("no incbatch worker runs in single-user mode"),
 				errhint("Start the server."));
+	if (ib_shared->shutting_down)
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("no incbatch worker runs until the server restarts"),
+				errdetail("incbatch.prepare_shutdown was called."),
+				errhint("Restart the server, or have a superuser run incbatch.prepare_shutdown(undo => true); then run incbatch.rebuild_pipeline."));
+}
+
+/* One that the server has no room for may come yet; the caller hears of it once. */
+static void
+tell_of_obstacle(bool *told)
+{
+	DatabaseEntry *entry = ib_database_find(MyDatabaseId);
+
+	if (*told || entry == NULL || entry->obstacle == OBSTACLE_NONE)
+		return;
+	*told = true;
+	ereport(NOTICE,
+			errmsg("no incbatch worker can be started for this database; waiting for one"),
+			errhint("incbatch.workers.state says what is in its way."));
 }
 
 /*
@@ -186,7 +206,7 @@ ask_for_runs(List *running)
 
 /* Wait until a path contains what the WAL has up to a barrier, or has stopped. */
 static void
-wait_for_barrier(int32 pipeline, int32 path, XLogRecPtr barrier, bool *stopped)
+wait_for_barrier(int32 pipeline, int32 path, XLogRecPtr barrier, bool *stopped, bool *told)
 {
 	for (;;)
 	{
@@ -201,6 +221,8 @@ wait_for_barrier(int32 pipeline, int32 path, XLogRecPtr barrier, bool *stopped)
 		}
 		if (entry == NULL)
 			ib_path_entry_require();
+		require_worker();
+		tell_of_obstacle(told);
 		wait_for_move(entry, WAIT_CHECK_MS);
 		if (!has_reached(ib_path_entry_find(path), barrier) &&
 			!list_member_int(running_paths(pipeline, false, stopped), path))
@@ -221,6 +243,7 @@ ib_refresh(int32 pipeline)
 	List	   *running;
 	ListCell   *lc;
 	bool		stopped = false;
+	bool		told = false;
 
 	require_worker();
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
@@ -235,7 +258,7 @@ ib_refresh(int32 pipeline)
 	for (;;)
 	{
 		foreach(lc, running)
-			wait_for_barrier(pipeline, lfirst_int(lc), barrier, &stopped);
+			wait_for_barrier(pipeline, lfirst_int(lc), barrier, &stopped, &told);
 		if (!stopped)
 			return;
 		/* somebody may have brought it back meanwhile */
@@ -264,6 +287,7 @@ ib_wait_for(PG_FUNCTION_ARGS)
 	TimestampTz deadline;
 	Oid			relation;
 	int32		pipeline;
+	bool		told = false;
 
 	ib_refuse_null(fcinfo, 0, "name");
 	ib_refuse_null(fcinfo, 1, "lsn");
@@ -293,6 +317,8 @@ ib_wait_for(PG_FUNCTION_ARGS)
 			ConditionVariableCancelSleep();
 			PG_RETURN_BOOL(false);
 		}
+		require_worker();
+		tell_of_obstacle(&told);
 		wait_for_move(entry, Min(left, WAIT_CHECK_MS));
 	}
 }

@@ -118,6 +118,12 @@ kill_process('CONT', $launcher);
 ok(until_true($look, q{SELECT state = 'no worker slot' FROM incbatch.workers WHERE database = 'postgres'}),
 	'no process is left: the worker');
 is(status($look, 'shop.hurt'), 'stuck', 'no process is left: stuck');
+my ($reached, $said);
+$node->psql('postgres', q{SELECT incbatch.wait_for('shop.hurt', timeout => '500 ms')},
+	stdout => \$reached, stderr => \$said);
+is($reached, 'f', 'no process is left: who waits, waits');
+is(scalar(() = $said =~ /NOTICE:  no incbatch worker can be started for this database/g), 1,
+	'no process is left: and is told so once');
 stays_fresh('no process is left');
 ask($keeper, 'COMMIT');
 turns($look, 'shop.hurt', 'fresh', 'a process is free again');

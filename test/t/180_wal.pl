@@ -450,6 +450,10 @@ subtest '51: wal_level is lowered' => sub {
 	$node->safe_psql('postgres', "INSERT INTO shop.orders (product_id, region, amount_cents) VALUES (1, 'north', 10)");
 	is($node->safe_psql('postgres', q{SELECT string_agg(DISTINCT state, ' ') FROM incbatch.workers}),
 		'shutting down', '51: workers says so');
+	fails_like($node, 'postgres', q{CALL incbatch.refresh_pipeline('shop.totals')},
+		qr/no incbatch worker runs until the server restarts/, '51: nobody waits for them');
+	fails_like($node, 'postgres', q{SELECT incbatch.wait_for('shop.totals')},
+		qr/no incbatch worker runs until the server restarts/, '51: nor for a position');
 	is(slot_count($node), 0, '51: none is made');
 	$node->safe_psql('postgres', 'SELECT incbatch.prepare_shutdown(undo => true)');
 	wait_for_state($node, 'postgres', $_, 'needs_rebuild') foreach @shop_pipelines;
