@@ -103,6 +103,20 @@ SELECT incbatch.create_pipeline('p', $$SELECT incbatch.tumble(ts, '1 day 1 hour'
 SELECT incbatch.create_pipeline('p', $$SELECT incbatch.tumble(tstz, '1 day', 'infinity'), count(*) FROM events GROUP BY 1$$);
 SELECT incbatch.create_pipeline('p', $$SELECT incbatch.tumble(d, '1 hour'), count(*) FROM events GROUP BY 1$$);
 
+-- A join that finds no window for a row that has a time
+CREATE TABLE gated (id int PRIMARY KEY, at timestamptz, v int);
+ALTER TABLE gated REPLICA IDENTITY FULL;
+INSERT INTO gated VALUES (1, '2024-01-01', 0), (2, '2024-01-01', 1), (3, '2024-01-01', 2), (4, NULL, 1);
+SELECT incbatch.create_pipeline('gates', $$
+	SELECT w.s, max(v), count(DISTINCT v) FROM gated LEFT JOIN incbatch.hop(at, '1 hour', '1 hour') AS w (s, e) ON v > 1 GROUP BY 1
+$$);
+CALL incbatch.refresh_pipeline('gates');
+DELETE FROM gated WHERE id IN (2, 4);
+CALL incbatch.refresh_pipeline('gates');
+TABLE gates ORDER BY s;
+SELECT * FROM incbatch.verify_pipeline('gates');
+SELECT incbatch.drop_pipeline('gates');
+
 -- The example of the README
 CREATE TABLE orders (order_timestamp timestamptz);
 ALTER TABLE orders REPLICA IDENTITY FULL;

@@ -218,6 +218,32 @@ SELECT count(*) FROM incbatch.verify_pipeline('hopping');
 SELECT pipeline, event_time, change, row FROM incbatch.late_rows ORDER BY 1, 2, 3;
 SELECT * FROM closing WHERE hour < '2024-01-01 03:00' OR hour > '2024-01-01 08:00' ORDER BY 1;
 
+-- Aggregates beside a subquery, which are not within it
+CREATE TABLE sizes (n bigint);
+INSERT INTO sizes VALUES (2), (3);
+CREATE TABLE few (id int PRIMARY KEY, k int, v int);
+ALTER TABLE few REPLICA IDENTITY FULL;
+INSERT INTO few VALUES (1, 1, 10), (2, 1, 20), (3, 2, 30), (4, 3, 40), (5, 3, 50);
+SELECT incbatch.create_pipeline(name, query)
+FROM (VALUES ('of_size', 'SELECT k, count(*) FROM few GROUP BY k HAVING count(*) IN (SELECT n FROM sizes)'),
+             ('over_all', 'SELECT k, sum(v) FROM few GROUP BY k HAVING sum(v) > ALL (SELECT n FROM sizes)'),
+             ('by_row', 'SELECT k, (count(*), k) = (SELECT 1, 2) AS alone FROM few GROUP BY k'),
+             ('first_two', 'WITH w AS (SELECT 2 AS n) SELECT k, count(*) FROM few GROUP BY k ORDER BY 2 FETCH FIRST (SELECT n FROM w) ROWS WITH TIES'),
+             ('running', 'WITH w AS (SELECT 1 AS n) SELECT k, sum(count(*)) OVER (ORDER BY k ROWS (SELECT n FROM w) PRECEDING) FROM few GROUP BY k')) AS q (name, query);
+INSERT INTO few VALUES (6, 2, 1), (7, 4, 1);
+DELETE FROM few WHERE id = 1;
+CALL exact('of_size');
+CALL exact('over_all');
+CALL exact('by_row');
+CALL exact('first_two');
+CALL exact('running');
+
+-- What differs is shown as a row, whatever its columns are called.
+SELECT incbatch.create_pipeline('letters', 'SELECT k AS a, count(*) AS b FROM few GROUP BY 1');
+CALL incbatch.refresh_pipeline('letters');
+UPDATE letters_state SET row_count = 9 WHERE a = 4;
+SELECT * FROM incbatch.verify_pipeline('letters');
+
 SELECT count(incbatch.drop_pipeline(pipeline)) FROM incbatch.pipelines;
 SET client_min_messages = warning;
 DROP SCHEMA queries CASCADE;

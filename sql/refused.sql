@@ -99,6 +99,9 @@ END $$;
 
 -- Functions whose result depends on when they are called
 SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t WHERE ts > now() - interval ''1 day'' GROUP BY k');
+SELECT incbatch.create_pipeline('p', 'SELECT ts::time::timetz, count(*) FROM t GROUP BY 1');
+SELECT incbatch.create_pipeline('p', 'SELECT (k::text || '':00'')::timetz, count(*) FROM t GROUP BY 1');
+SELECT incbatch.create_pipeline('p', 'SELECT format_type(k::oid, NULL), count(*) FROM t GROUP BY 1');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM t WHERE ts > CURRENT_DATE GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE

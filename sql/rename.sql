@@ -134,6 +134,19 @@ SELECT count(incbatch.rebuild_pipeline(pipeline)) FROM incbatch.pipelines;
 CALL exact('q');
 CALL exact('later');
 
+-- A column that a join names by USING, after one that was dropped
+CREATE TABLE visits (gone int, id int PRIMARY KEY, shop int);
+CREATE TABLE shops (shop int PRIMARY KEY, name text);
+ALTER TABLE visits DROP COLUMN gone;
+ALTER TABLE visits REPLICA IDENTITY FULL;
+INSERT INTO shops VALUES (1, 'one');
+SELECT incbatch.create_pipeline('visits_by_shop', 'SELECT name, count(*) FROM visits JOIN shops USING (shop) GROUP BY 1');
+INSERT INTO visits VALUES (1, 1);
+CALL exact('visits_by_shop');
+ALTER TABLE visits RENAME shop TO place;
+INSERT INTO visits VALUES (2, 1);
+CALL exact('visits_by_shop');
+
 -- A dump has the name of the event time's column, which may be renamed by its type.
 CREATE TYPE reading AS (at timestamptz, value int);
 CREATE TABLE readings OF reading;

@@ -487,6 +487,29 @@ CALL exact('p');
 SELECT name, count FROM p ORDER BY 1;
 SELECT incbatch.drop_pipeline('p');
 -- ---------------------------------------------------------------------
+-- A join that the planner turns around, by columns that are not at one place
+-- ---------------------------------------------------------------------
+CREATE TABLE shops (area int, shop int PRIMARY KEY, name text);
+CREATE TABLE sold (shop int, amount int, id int PRIMARY KEY);
+ALTER TABLE shops REPLICA IDENTITY FULL;
+ALTER TABLE sold REPLICA IDENTITY FULL;
+INSERT INTO shops VALUES (100, 1, 'one'), (200, 2, 'two');
+INSERT INTO sold VALUES (1, 100, 1), (1, 200, 2), (2, 5, 3);
+SELECT incbatch.create_pipeline(name, query, track_lookups => true)
+FROM (VALUES ('turned', 'SELECT name, count(*) FROM shops RIGHT JOIN sold USING (shop) GROUP BY 1'),
+             ('natural', 'SELECT name, count(*) FROM shops NATURAL RIGHT JOIN sold GROUP BY 1'),
+             ('reduced', 'SELECT name, count(*) FROM shops FULL JOIN sold USING (shop) WHERE sold.id > 0 AND amount > 0 GROUP BY 1')) AS q (name, query);
+CALL exact('turned');
+INSERT INTO sold VALUES (3, 1, 4), (2, 7, 5);
+UPDATE shops SET name = 'uno' WHERE shop = 1;
+INSERT INTO shops VALUES (300, 3, 'three');
+CALL exact('turned');
+CALL exact('natural');
+CALL exact('reduced');
+TABLE turned ORDER BY 1;
+SELECT count(incbatch.drop_pipeline(name)) FROM unnest('{turned,natural,reduced}'::text[]) AS name;
+
+-- ---------------------------------------------------------------------
 -- A source in partitions, which the frontier remembers
 -- ---------------------------------------------------------------------
 CREATE TABLE moves (product_id int, amount int) PARTITION BY LIST (product_id);

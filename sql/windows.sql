@@ -181,6 +181,21 @@ SELECT * FROM by_day_in_pieces WHERE day < '2024-01-01' ORDER BY 1;
 SELECT * FROM incbatch.verify_pipeline('by_day_in_pieces');
 SET TimeZone = 'UTC';
 
+-- A day of date_bin is 24 hours, also where that of the clocks is 23: a time
+-- in the last of them belongs to the group that is evaluated again.
+SET TimeZone = 'Europe/Berlin';
+SELECT incbatch.create_pipeline('by_long_day', $$
+	SELECT date_bin('1 day', tstz, '2024-03-01 12:00+01') AS start, max(v), count(*) FROM events GROUP BY 1
+$$);
+CALL incbatch.refresh_pipeline('by_long_day');
+INSERT INTO events (id, tstz, v) VALUES (2910, '2024-03-30 11:30Z', 1), (2911, '2024-03-31 10:30Z', 7000), (2912, '2024-03-30 12:30Z', 9000);
+CALL incbatch.refresh_pipeline('by_long_day');
+DELETE FROM events WHERE id = 2912;
+CALL incbatch.refresh_pipeline('by_long_day');
+SELECT max FROM by_long_day WHERE start = '2024-03-30 11:00Z';
+SELECT * FROM incbatch.verify_pipeline('by_long_day');
+SET TimeZone = 'UTC';
+
 -- DateStyle and IntervalStyle are stored, too.
 SET DateStyle = 'German, DMY';
 SET IntervalStyle = 'postgres_verbose';

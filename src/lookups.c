@@ -93,23 +93,62 @@ has_outer_join(Node *node)
 	return false;
 }
 
-/* Core's planner has a join for LEFT JOIN ... WHERE x IS NULL; SQL has not. */
+/* The planner keeps what is joined by AND in lists, and so expects it. */
 static void
-spell_as_left_join(Node *node, List *rtable)
+list_conditions(Node *node)
 {
 	ListCell   *lc;
 
 	if (IsA(node, FromExpr))
 	{
-		foreach(lc, ((FromExpr *) node)->fromlist)
-			spell_as_left_join(lfirst(lc), rtable);
+		FromExpr   *from = (FromExpr *) node;
+
+		foreach(lc, from->fromlist)
+			list_conditions(lfirst(lc));
+		from->quals = (Node *) make_ands_implicit((Expr *) from->quals);
 	}
 	else if (IsA(node, JoinExpr))
 	{
 		JoinExpr   *join = (JoinExpr *) node;
 
-		spell_as_left_join(join->larg, rtable);
-		spell_as_left_join(join->rarg, rtable);
+		list_conditions(join->larg);
+		list_conditions(join->rarg);
+		join->quals = (Node *) make_ands_implicit((Expr *) join->quals);
+	}
+}
+
+static Node *
+unlist(Node *conditions)
+{
+	return conditions ? (Node *) make_ands_explicit((List *) conditions) : NULL;
+}
+
+/*
+ * Back to what SQL has: no lists, and no join for LEFT JOIN ... WHERE x IS
+ * NULL.  A RIGHT JOIN may have been turned around, so that its USING would name
+ * other columns; the condition says it all.
+ */
+static void
+spell_as_sql(Node *node, List *rtable)
+{
+	ListCell   *lc;
+
+	if (IsA(node, FromExpr))
+	{
+		FromExpr   *from = (FromExpr *) node;
+
+		foreach(lc, from->fromlist)
+			spell_as_sql(lfirst(lc), rtable);
+		from->quals = unlist(from->quals);
+	}
+	else if (IsA(node, JoinExpr))
+	{
+		JoinExpr   *join = (JoinExpr *) node;
+
+		spell_as_sql(join->larg, rtable);
+		spell_as_sql(join->rarg, rtable);
+		join->quals = unlist(join->quals);
+		join->usingClause = NIL;
 		if (join->jointype == JOIN_ANTI)
 		{
 			join->jointype = JOIN_LEFT;
@@ -134,8 +173,9 @@ reduce_joins(Query *query)
 		ib_flatten_join_aliases(query, (Node *) query->jointree);
 	if (!has_outer_join((Node *) query->jointree))
 		return;
+	list_conditions((Node *) query->jointree);
 	reduce_outer_joins(&root);
-	spell_as_left_join((Node *) query->jointree, query->rtable);
+	spell_as_sql((Node *) query->jointree, query->rtable);
 }
 
 static void

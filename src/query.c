@@ -344,7 +344,7 @@ collect_aggregates(Node *node, PipelineQuery *pq)
 {
 	if (node == NULL)
 		return false;
-	if (IsA(node, SubLink) && contain_aggs_of_level(node, 0))
+	if (IsA(node, SubLink) && contain_aggs_of_level(((SubLink *) node)->subselect, 1))
 		ib_refuse_clause("an aggregate within a subquery",
 						 "It aggregates the query outside of the subquery.",
 						 "Write the aggregate outside of the subquery.");
@@ -438,9 +438,10 @@ batch_column_names(Oid source, int batch_columns)
 
 	for (int attnum = 1; attnum < batch_columns; attnum++)
 	{
-		char	   *name = get_attname(source, attnum, true);
+		/* an empty name is a dropped column to the deparser; so it is to the parser */
+		bool		dropped = !OidIsValid(get_atttype(source, attnum));
 
-		names = lappend(names, makeString(name ? name : psprintf("dropped_%d", attnum)));
+		names = lappend(names, makeString(dropped ? pstrdup("") : get_attname(source, attnum, false)));
 	}
 	return lappend(names, makeString(BATCH_WEIGHT));
 }
@@ -907,7 +908,9 @@ ib_query_view_text(PipelineQuery *pq, const char *state_table)
 	query->havingQual = NULL;
 	query->hasAggs = false;
 	if (!checkExprHasSubLink((Node *) query->targetList) &&
-		!checkExprHasSubLink(query->jointree->quals))
+		!checkExprHasSubLink(query->jointree->quals) &&
+		!checkExprHasSubLink(query->limitCount) &&
+		!checkExprHasSubLink((Node *) query->windowClause))
 		query->cteList = NIL;
 	/* entries that only the GROUP BY needed are in nobody's way as junk */
 	return pg_get_querydef(query, false);

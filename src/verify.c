@@ -264,8 +264,8 @@ difference_text(PipelineQuery *pq, const char *place)
 					" SELECT pg_catalog.concat(CASE WHEN b.row IS NULL THEN 'only in aggregate'"
 					" WHEN a.row IS NULL THEN 'only in batch' ELSE 'different' END, %6$s),"
 					" a.row, b.row"
-					" FROM (SELECT pg_catalog.to_jsonb(a) AS row, pg_catalog.jsonb_build_array(%3$s) AS key FROM a) a"
-					" FULL JOIN (SELECT pg_catalog.to_jsonb(b) AS row, pg_catalog.jsonb_build_array(%4$s) AS key FROM b) b"
+					" FROM (SELECT pg_catalog.to_jsonb(a.*) AS row, pg_catalog.jsonb_build_array(%3$s) AS key FROM a) a"
+					" FULL JOIN (SELECT pg_catalog.to_jsonb(b.*) AS row, pg_catalog.jsonb_build_array(%4$s) AS key FROM b) b"
 					" ON a.key OPERATOR(pg_catalog.=) b.key",
 					AGGREGATE_RELATION, BATCH_RESULT_RELATION,
 					visible_keys(pq, "a"), visible_keys(pq, "b"),

@@ -114,6 +114,30 @@ window_function(Node *node)
 	return function;
 }
 
+/* Is an entry of FROM on the side of an outer join that may be all NULL? */
+static bool
+is_nullable(Node *node, int index, bool nullable)
+{
+	ListCell   *lc;
+
+	if (IsA(node, RangeTblRef))
+		return nullable && ((RangeTblRef *) node)->rtindex == index;
+	if (IsA(node, JoinExpr))
+	{
+		JoinExpr   *join = (JoinExpr *) node;
+		bool		full = join->jointype == JOIN_FULL;
+
+		return is_nullable(join->larg, index, nullable || full || join->jointype == JOIN_RIGHT) ||
+			is_nullable(join->rarg, index, nullable || full || join->jointype == JOIN_LEFT);
+	}
+	foreach(lc, castNode(FromExpr, node)->fromlist)
+	{
+		if (is_nullable(lfirst(lc), index, nullable))
+			return true;
+	}
+	return false;
+}
+
 /*
  * The call that a key is, over the source; be it below in a subquery, or a
  * function in FROM of which it is a column: then *hop is that entry of FROM.
@@ -131,6 +155,9 @@ call_of_key(PipelineQuery *pq, KeyColumn *key, int *hop)
 	rte = rt_fetch(var->varno, pq->query->rtable);
 	if (rte->rtekind != RTE_FUNCTION)
 		return ib_query_at_source(pq, (Node *) var);
+	/* where a LEFT JOIN found no window, the key is NULL for any time */
+	if (is_nullable((Node *) pq->query->jointree, var->varno, false))
+		return NULL;
 	if (list_length(rte->functions) != 1 || var->varattno > 2)
 		return NULL;
 	call = (FuncExpr *) ib_query_at_source(pq, linitial_node(RangeTblFunction, rte->functions)->funcexpr);
@@ -225,7 +252,14 @@ find_length(PipelineQuery *pq, KeyColumn *key, FuncExpr *call, bool is_end)
 	else if (function->length == LENGTH_UNIT)
 		find_unit(key, given, time);
 	else
-		set_length(key, time, "0", interval_text(DatumGetIntervalP(given->constvalue)));
+	{
+		Interval	stride = *DatumGetIntervalP(given->constvalue);
+
+		/* a day of date_bin is 24 hours, also when the clocks change */
+		stride.time += stride.day * USECS_PER_DAY;
+		stride.day = 0;
+		set_length(key, time, "0", interval_text(&stride));
+	}
 }
 
 /* ----------------------------------------------------------------
