@@ -102,6 +102,11 @@ SELECT incbatch.create_pipeline('p', $$SELECT window_start, count(*) FROM events
 SELECT incbatch.create_pipeline('p', $$SELECT incbatch.tumble(ts, '1 day 1 hour'), count(*) FROM events GROUP BY 1$$);
 SELECT incbatch.create_pipeline('p', $$SELECT incbatch.tumble(tstz, '1 day', 'infinity'), count(*) FROM events GROUP BY 1$$);
 SELECT incbatch.create_pipeline('p', $$SELECT incbatch.tumble(d, '1 hour'), count(*) FROM events GROUP BY 1$$);
+SELECT count(*) FROM incbatch.hop(timestamp '2024-01-01', '10000 seconds', '1 second');
+SELECT count(*) FROM incbatch.hop(timestamp '2024-01-01', '10001 seconds', '1 second');
+SELECT incbatch.create_pipeline('p', 'SELECT k, count(*) FROM nowhere GROUP BY k', trigger_interval => '366 days 1 second');
+-- a unit that varies
+SELECT incbatch.window_start(unit, timestamp '2024-05-15 12:34:56') FROM unnest('{hour,day,month}'::text[]) AS unit;
 
 -- A join that finds no window for a row that has a time
 CREATE TABLE gated (id int PRIMARY KEY, at timestamptz, v int);

@@ -307,7 +307,7 @@ COMMENT ON COLUMN incbatch.batch.batch IS 'Number of the batch.';
 COMMENT ON COLUMN incbatch.batch.path IS 'The path.';
 COMMENT ON COLUMN incbatch.batch.started_at IS 'When the run began.';
 COMMENT ON COLUMN incbatch.batch.finished_at IS 'When its changes became visible.';
-COMMENT ON COLUMN incbatch.batch.reason IS 'trigger, refresh, full (memory), quiet, backfill or copy.';
+COMMENT ON COLUMN incbatch.batch.reason IS 'trigger, refresh, full (memory), quiet, lost, backfill or copy.';
 COMMENT ON COLUMN incbatch.batch.transactions IS 'Source transactions folded in.';
 COMMENT ON COLUMN incbatch.batch.rows_in IS 'Changes folded in; an update counts as two. Of a backfill: rows of the source.';
 COMMENT ON COLUMN incbatch.batch.groups_changed IS 'Groups that the changes touched.';
@@ -422,7 +422,7 @@ RETURNS TABLE (transform text, kind text, strategy text, key_cardinality bigint,
                "window" text, watermark text, state_bytes bigint, detail text)
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'ib_explain_pipeline';
 COMMENT ON FUNCTION incbatch.explain_pipeline(text) IS
-'One row for each transform of a pipeline''s query: whether it is stateless or stateful; whether changes adjust it (delta) or evaluate its groups again from the source (recompute); how many keys and bytes of state it has (in the freshest path); and, for recompute, what is read and which index serves it. Only for the owner; reads the whole state table.';
+'One row for each transform of a pipeline''s query: whether it is stateless or stateful; whether changes adjust it (delta) or evaluate its groups again from the source (recompute); how many keys and bytes of state it has (in the freshest path); and, for recompute, what is read and which index serves it. For the owner, members of his role and pg_monitor; reads the whole state table.';
 
 CREATE FUNCTION incbatch.window_start(unit text, ts timestamp)
 RETURNS timestamp
@@ -551,9 +551,9 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'ib_refuse_change';
 COMMENT ON FUNCTION incbatch.refuse_change() IS
 'Trigger: refuses changes of a table of incbatch''s own to all but superusers, whatever was granted.';
 
-CREATE TRIGGER refuse_change BEFORE INSERT OR UPDATE OR DELETE ON incbatch.pipeline EXECUTE FUNCTION incbatch.refuse_change();
-CREATE TRIGGER refuse_change BEFORE INSERT OR UPDATE OR DELETE ON incbatch.path EXECUTE FUNCTION incbatch.refuse_change();
-CREATE TRIGGER refuse_change BEFORE INSERT OR UPDATE OR DELETE ON incbatch.consumer EXECUTE FUNCTION incbatch.refuse_change();
+CREATE TRIGGER refuse_change BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON incbatch.pipeline EXECUTE FUNCTION incbatch.refuse_change();
+CREATE TRIGGER refuse_change BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON incbatch.path EXECUTE FUNCTION incbatch.refuse_change();
+CREATE TRIGGER refuse_change BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON incbatch.consumer EXECUTE FUNCTION incbatch.refuse_change();
 COMMENT ON TRIGGER refuse_change ON incbatch.pipeline IS 'The table says what runs as whom.';
 COMMENT ON TRIGGER refuse_change ON incbatch.path IS 'The table says what runs as whom.';
 COMMENT ON TRIGGER refuse_change ON incbatch.consumer IS 'The table says what runs as whom.';
@@ -599,7 +599,7 @@ CREATE FUNCTION incbatch.on_rename() RETURNS event_trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'ib_on_rename';
 COMMENT ON FUNCTION incbatch.on_rename() IS
 'Event trigger: keeps the name of a pipeline''s event time column.';
-CREATE EVENT TRIGGER incbatch_on_rename ON ddl_command_end WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE')
+CREATE EVENT TRIGGER incbatch_on_rename ON ddl_command_end WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE', 'ALTER VIEW', 'ALTER MATERIALIZED VIEW', 'ALTER FOREIGN TABLE')
 EXECUTE FUNCTION incbatch.on_rename();
 ALTER EVENT TRIGGER incbatch_on_rename ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER incbatch_on_rename IS 'Keeps the name of a pipeline''s event time column.';
@@ -881,7 +881,7 @@ COMMENT ON COLUMN incbatch.batches.path IS 'Number of the path.';
 COMMENT ON COLUMN incbatch.batches.batch IS 'Number of the batch, rising.';
 COMMENT ON COLUMN incbatch.batches.started_at IS 'When the run began.';
 COMMENT ON COLUMN incbatch.batches.finished_at IS 'When its changes became visible.';
-COMMENT ON COLUMN incbatch.batches.reason IS 'trigger, refresh, full (the waiting changes outgrew incbatch.work_mem, or hold half of incbatch.max_retained_wal), quiet, backfill, or copy (another path began as a copy of this one).';
+COMMENT ON COLUMN incbatch.batches.reason IS 'trigger, refresh, full (the waiting changes outgrew incbatch.work_mem, or hold half of incbatch.max_retained_wal), quiet, lost (it was in doubt whether the place in the WAL is lost), backfill, or copy (another path began as a copy of this one).';
 COMMENT ON COLUMN incbatch.batches.transactions IS 'Source transactions folded in.';
 COMMENT ON COLUMN incbatch.batches.rows_in IS 'Changes folded in; an update counts as two. Of a backfill: rows of the source.';
 COMMENT ON COLUMN incbatch.batches.rows_late IS 'Changes to closed windows, of those in rows_in: left out, or with late_policy apply folded in.';
@@ -1004,7 +1004,7 @@ COMMENT ON COLUMN incbatch.workers.history_wal_bytes IS 'Bytes of WAL written fo
 
 CREATE VIEW incbatch.progress WITH (security_barrier) AS
 SELECT p.relation::text AS pipeline, s.state AS phase,
-       least(m.rows_done, greatest(m.rows_total, m.rows_done)) AS rows_done,
+       m.rows_done,
        greatest(m.rows_total, m.rows_done) AS rows_total,
        CASE WHEN m.rows_total > 0
             THEN pg_catalog.round(least(100.0 * m.rows_done / m.rows_total, 100.0), 1) END AS percent,

@@ -156,6 +156,12 @@ ALTER TABLE readings RENAME TO measured;
 ALTER TYPE reading RENAME ATTRIBUTE at TO taken_at CASCADE;
 SELECT event_time_name FROM incbatch.pipeline WHERE source = 'measured'::regclass;
 SELECT event_time FROM incbatch.pipelines WHERE pipeline = 'daily';
+-- ALTER VIEW renames columns of tables, too.
+CREATE TABLE gauges (at timestamp, value int);
+ALTER TABLE gauges REPLICA IDENTITY FULL;
+SELECT incbatch.create_pipeline('gauged', 'SELECT date_trunc(''day'', at) AS day, count(*) FROM gauges GROUP BY 1', lateness => '1 day');
+ALTER VIEW gauges RENAME COLUMN at TO taken_at;
+SELECT event_time_name FROM incbatch.pipeline WHERE source = 'gauges'::regclass;
 
 SELECT count(incbatch.drop_pipeline(pipeline)) FROM incbatch.pipelines;
 RESET search_path;

@@ -174,7 +174,7 @@ ib_activity(Activity activity, int32 path, const char *text)
 	bool		waited = ib_activity_waits(before);
 	char	   *words = NULL;
 
-	if (waits && activity == before)
+	if (waits && activity == before && path == pg_atomic_read_u32(&me->activity_path))
 		return;
 	if (text == NULL)
 		text = words = ib_activity_text(activity, path);

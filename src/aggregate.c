@@ -539,7 +539,7 @@ ib_aggregate_check(Aggref *aggref, bool rows_ordered)
 		if (strcmp(function, ordered[i]) == 0)
 			refuse_aggregate(aggref,
 							 "Its result follows the order in which the rows are read, which can be another one each time.",
-							 psprintf("Say the order inside the aggregate: %s(… ORDER BY …).", function));
+							 psprintf("Say the order inside the aggregate: %s(... ORDER BY ...).", function));
 	}
 }
 

@@ -45,6 +45,7 @@ static TimeoutId progress_timeout;
 
 /* The scan that is being watched, while a backfill runs. */
 static IbPath *watched = NULL;
+static QueryDesc *watched_query = NULL;
 static Instrumentation **watched_scans = NULL;
 static int	nwatched_scans = 0;
 
@@ -92,11 +93,14 @@ watch_executor_start(QueryDesc *desc, int eflags)
 		prev_executor_start(desc, eflags);
 	else
 		standard_ExecutorStart(desc, eflags);
-	if (watched != NULL && nwatched_scans == 0)
-		(void) find_scans(desc->planstate, watched->statements->source_relations);
+	if (watched == NULL || nwatched_scans > 0)
+		return;
+	(void) find_scans(desc->planstate, watched->statements->source_relations);
+	if (nwatched_scans > 0)
+		watched_query = desc;
 }
 
-/* The scans have ended: all their rows are counted. */
+/* The scans have ended: all their rows are counted, and they will be freed. */
 static void
 watch_executor_finish(QueryDesc *desc)
 {
@@ -104,7 +108,10 @@ watch_executor_finish(QueryDesc *desc)
 		prev_executor_finish(desc);
 	else
 		standard_ExecutorFinish(desc);
+	if (watched == NULL || desc != watched_query)
+		return;
 	note_progress();
+	ib_backfill_unwatch();
 }
 
 /* Called once by the worker. */
@@ -125,6 +132,7 @@ ib_backfill_unwatch(void)
 	if (watched != NULL)
 		disable_timeout(progress_timeout, false);
 	watched = NULL;
+	watched_query = NULL;
 }
 
 static double

@@ -3,7 +3,7 @@
  *	  Every read and write of incbatch's own tables.
  *
  * All through SPI with constant text, values as parameters and operators
- * qualified, as the owner of the extension.  Callers are in a transaction
+ * qualified, as the superuser who owns the system catalogs.  Callers are in a transaction
  * with an active snapshot.
  */
 #include "incbatch.h"
@@ -111,7 +111,7 @@ ib_spi_snapshot(const char *sql, int expected, int nargs, const Oid *types,
 }
 
 /*
- * Act as the owner of incbatch's tables.  ib_catalog_become_caller() ends it,
+ * Act as the bootstrap superuser, who may write incbatch's tables.  ib_catalog_become_caller() ends it,
  * or an error does.
  */
 void

@@ -84,7 +84,7 @@ check_freshness(const Interval *freshness)
 				errmsg("a freshness cannot have months or years"),
 				errhint("Use days, hours, minutes or seconds."));
 	if (freshness->day < 0 || freshness->time < 0 || interval_usecs(freshness) == 0 ||
-		freshness->day > 366 || freshness->time > 366 * USECS_PER_DAY)
+		freshness->time > (366 - (int64) freshness->day) * USECS_PER_DAY)
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				errmsg("a freshness must be more than 0 and at most 366 days"),

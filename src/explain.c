@@ -5,7 +5,7 @@
  *
  * The rows are made from the query as query.c and aggregate.c took it apart,
  * so they say what the worker does; numbers come from the state table, read
- * as the caller, who owns it.
+ * as its owner.
  *
  * Of recompute a row says what it reads of the source, and by which index, or
  * which index to create.  That is advice: the planner decides, at each run.

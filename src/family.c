@@ -318,7 +318,7 @@ ib_family_owner(int32 pipeline, Oid relation)
 					errdetail("The view belongs to role \"%s\", its state table \"%s\" to role \"%s\".",
 							  GetUserNameFromId(owner, false), get_rel_name(table),
 							  GetUserNameFromId(ib_relation_owner(table), false)),
-					errhint("Give all of them to one role by ALTER TABLE … OWNER TO."));
+					errhint("Give all of them to one role by ALTER TABLE ... OWNER TO."));
 	}
 	return owner;
 }

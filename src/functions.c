@@ -62,7 +62,7 @@ ib_check_trigger_interval(Interval *interval)
 				errmsg("a trigger interval cannot have months or years"),
 				errhint("Use days, hours, minutes or seconds."));
 	if (interval->day < 0 || interval->time < 0 ||
-		interval->day > 366 || interval->time > 366 * USECS_PER_DAY)
+		interval->time > (366 - (int64) interval->day) * USECS_PER_DAY)
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				errmsg("a trigger interval must be between 0 and 366 days"),
@@ -85,7 +85,7 @@ ib_check_lateness(Interval *interval, bool tracks_lookups)
 				errmsg("lateness cannot have months or years"),
 				errhint("Use days, hours, minutes or seconds."));
 	if (interval->day < 0 || interval->time < 0 ||
-		interval->day > 36525 || interval->time > 36525 * USECS_PER_DAY)
+		interval->time > (36525 - (int64) interval->day) * USECS_PER_DAY)
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				errmsg("lateness must be between 0 and 100 years"),
@@ -517,7 +517,7 @@ ib_drop_pipeline(PG_FUNCTION_ARGS)
 	if (ib_catalog_find_pipeline(PG_GETARG_TEXT_PP(0), &relation, if_exists) != 0)
 	{
 		/* readers lock the view first; who else dropped it has it locked */
-		pipeline = Int32GetDatum(ib_own_pipeline(PG_GETARG_TEXT_PP(0), &relation));
+		(void) ib_own_pipeline(PG_GETARG_TEXT_PP(0), &relation);
 		LockRelationOid(relation, AccessExclusiveLock);
 	}
 	if (ib_catalog_find_pipeline(PG_GETARG_TEXT_PP(0), &relation, if_exists) == 0)

@@ -231,7 +231,7 @@ ib_late_survey(IbPath *path, LateRun *run)
 	return run->rows_late > 0;
 }
 
-/* Before a backfill's first row: the event times of the source. */
+/* After a backfill's merge: the event times of the source. */
 void
 ib_late_survey_source(IbPath *path, LateRun *run)
 {

@@ -105,7 +105,7 @@ remove_path(IbPath *path)
 }
 
 static IbPath *
-add_path(const PathRow *row)
+add_path(void)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 	IbPath	   *path = palloc0(sizeof(IbPath));
@@ -193,7 +193,7 @@ update_path(PathRow *row)
 	bool		restart;
 
 	if (path == NULL)
-		path = add_path(row);
+		path = add_path();
 	share_path(path, row);
 
 	/* a rebuild, or a path that comes back, starts from its row */
@@ -349,9 +349,9 @@ ib_path_sibling_to_copy(const IbPath *path)
  * Let a path enter a state.  If somebody else changed it meanwhile, the catalog
  * is read again.  If somebody else is changing it, which may take its time, the
  * path stays as it is, and gets here again; not so before decoding has begun,
- * for then nothing keeps it from going on.
+ * for then nothing keeps it from going on.  Says whether it has entered it.
  */
-static void
+static bool
 change_state(IbPath *path, PathState state, const char *error)
 {
 	/* what could not be filled must not go on from the rows of before */
@@ -363,7 +363,7 @@ change_state(IbPath *path, PathState state, const char *error)
 	{
 		ib_commit();
 		path->retry_at = ib_monotonic_usecs() + POLL_USECS;
-		return;
+		return false;
 	}
 	changed = ib_catalog_change_state(path->row->path, path->row->state, state, error);
 	if (changed && forget)
@@ -372,29 +372,31 @@ change_state(IbPath *path, PathState state, const char *error)
 	if (!changed)
 	{
 		known_generation = pg_atomic_read_u32(&ib_worker->generation) - 1;
-		return;
+		return false;
 	}
 	path->row->state = state;
 	path->row->has_frontier = path->row->has_frontier && !forget;
 	if (!ib_path_collects(path->row))
 		ib_path_stop_collecting(path);
 	ConditionVariableBroadcast(&path->shared->moved);
+	return true;
 }
 
 /* A path must be rebuilt; what the user reads of it. */
-static void
+static bool
 need_rebuild(IbPath *path, const char *reason)
 {
-	change_state(path, PATH_NEEDS_REBUILD,
-				 psprintf(path->row->rebuilds ?
-						  "%s; it is rebuilt by itself, or at once by incbatch.rebuild_pipeline" :
-						  "%s; run incbatch.rebuild_pipeline", reason));
+	return change_state(path, PATH_NEEDS_REBUILD,
+						psprintf(path->row->rebuilds ?
+								 "%s; it is rebuilt by itself, or at once by incbatch.rebuild_pipeline" :
+								 "%s; run incbatch.rebuild_pipeline", reason));
 }
 
 void
 ib_path_lose_place(IbPath *path, const char *reason)
 {
-	need_rebuild(path, reason);
+	if (!need_rebuild(path, reason))
+		return;
 	ereport(LOG,
 			errmsg("incbatch pipeline %d needs a rebuild: %s",
 				   path->row->pipeline, reason));
@@ -407,7 +409,8 @@ give_up_backfill(IbPath *path)
 	char	   *reason = psprintf("to fill it held more WAL than half of incbatch.max_retained_wal (%d MB)",
 								  ib_max_retained_wal);
 
-	need_rebuild(path, psprintf("%s, so raise that first", reason));
+	if (!need_rebuild(path, psprintf("%s, so raise that first", reason)))
+		return;
 	ereport(LOG,
 			errmsg("incbatch pipeline %d needs a rebuild: %s",
 				   path->row->pipeline, reason),
@@ -433,11 +436,12 @@ ib_paths_lose_place(List *paths, const char *reason)
 	{
 		IbPath	   *path = lfirst(lc);
 
-		appendStringInfo(&pipelines, "%s%d", pipelines.len > 0 ? ", " : "", path->row->pipeline);
-		need_rebuild(path, reason);
+		if (need_rebuild(path, reason))
+			appendStringInfo(&pipelines, "%s%d", pipelines.len > 0 ? ", " : "", path->row->pipeline);
 	}
-	ereport(LOG,
-			errmsg("incbatch pipelines %s need a rebuild: %s", pipelines.data, reason));
+	if (pipelines.len > 0)
+		ereport(LOG,
+				errmsg("incbatch pipelines %s need a rebuild: %s", pipelines.data, reason));
 	pfree(pipelines.data);
 }
 
@@ -614,6 +618,7 @@ ib_path_fail(IbPath *path, bool fresh_statements, const char *run,
 	AbortOutOfAnyTransaction();
 	if (is_lock_failure(error->sqlerrcode))
 	{
+		FreeErrorData(error);
 		retry_later(path);
 		return;
 	}
@@ -643,9 +648,9 @@ ib_path_fail(IbPath *path, bool fresh_statements, const char *run,
 			error->sqlerrcode == ERRCODE_WRONG_OBJECT_TYPE)
 			ib_path_lose_place(path, reason);
 		else
-			change_state(path, PATH_FAILED,
-						 psprintf("%s (SQLSTATE %s); when the cause is gone, run incbatch.resume_pipeline",
-								  reason, unpack_sql_state(error->sqlerrcode)));
+			(void) change_state(path, PATH_FAILED,
+								psprintf("%s (SQLSTATE %s); when the cause is gone, run incbatch.resume_pipeline",
+										 reason, unpack_sql_state(error->sqlerrcode)));
 		if (run != NULL)
 			log_failure(path, run, started_at, error->message);
 		(void) ib_notify_changes(true);
@@ -677,7 +682,8 @@ note_relation_change(Datum arg, Oid relid)
 		IbPath	   *path = lfirst(lc);
 		PathStatements *statements = path->statements;
 
-		if (statements == NULL || relid == InvalidOid ||
+		/* of statements that are being made it is not known yet */
+		if (statements == NULL || statements->relations == NIL || relid == InvalidOid ||
 			list_member_oid(statements->source_relations, relid))
 		{
 			if (path->inputs != NIL)

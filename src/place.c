@@ -281,7 +281,8 @@ ib_place_confirm(XLogRecPtr seen)
 		if (!MUTANT(CONFIRM_EARLY))
 			lsn = Min(lsn, path->confirmable);
 	}
-	ib_paths_lose_place(lost, ib_too_much_wal());
+	if (lost != NIL)
+		ib_paths_lose_place(lost, ib_too_much_wal());
 	list_free(lost);
 	pg_atomic_write_u32(&ib_worker->pinning_xid, MUTANT(NAMELESS) ? InvalidTransactionId : xid);
 	pg_atomic_write_u64(&ib_worker->pinned_lsn, pinned);

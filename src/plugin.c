@@ -6,7 +6,7 @@
  *
  * The callbacks see the catalog of the past and may not write, nor read any
  * user table.  Relations and tuples are theirs for the length of a call, so
- * batch.c copies what it keeps.  Own writes are dropped by origin before they
+ * collect.c copies what it keeps.  Own writes are dropped by origin before they
  * are queued.
  *
  * Only the worker may start the plugin: a replication role that names it for

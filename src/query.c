@@ -167,11 +167,11 @@ add_key(PipelineQuery *pq, SortGroupClause *clause)
 				errmsg("a pipeline cannot group by type %s", format_type_be(type)),
 				errdetail("No column of a table, as the state table has one for each key, can be of this type."),
 				errhint("Group by the fields of the row one by one."));
-	if (!OidIsValid(lookup_type_cache(type, TYPECACHE_BTREE_OPFAMILY)->btree_opf))
+	if (!OidIsValid(lookup_type_cache(type, TYPECACHE_CMP_PROC)->cmp_proc))
 		ereport(ERROR,
 				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				errmsg("a pipeline cannot group by type %s", format_type_be(type)),
-				errdetail("The state table finds its groups by an index, and the type has no order."),
+				errdetail("The state table finds its groups by an index, and the type, or one within it, has no order."),
 				errhint("Group by a cast of the expression to another type."));
 	key->expr = entry->expr;
 	key->equals = ib_query_operator(clause->eqop);

@@ -201,7 +201,6 @@ extern bool ib_lookups_reads_old(const PipelineQuery *pq);
 extern void ib_query_find_source(PipelineQuery *pq);
 extern Bitmapset *ib_query_source_columns(PipelineQuery *pq);
 extern Node *ib_query_at_source(PipelineQuery *pq, Node *expr);
-extern AttrNumber ib_query_source_column(PipelineQuery *pq, Expr *expr);
 extern Query *ib_query_source_query(PipelineQuery *pq, Query *query);
 extern Expr *ib_query_expose(PipelineQuery *pq, Query *query, Expr *column,
 							  char *name);

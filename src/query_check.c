@@ -88,7 +88,7 @@ ib_check_clauses(Query *query)
 				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				errmsg("a pipeline's query must aggregate"),
 				errdetail("It has no aggregate, GROUP BY or DISTINCT: its result would be a copy of the source."),
-				errhint("Group by a window of time, for example date_trunc('hour', …)."));
+				errhint("Group by a window of time, for example date_trunc('hour', ...)."));
 	if (query->hasDistinctOn)
 		ib_refuse_clause("DISTINCT ON",
 						 "Which of several rows it shows is not in the groups.",
@@ -102,7 +102,7 @@ ib_check_clauses(Query *query)
 		(query->limitCount && query->limitOption != LIMIT_OPTION_WITH_TIES))
 		ib_refuse_clause("LIMIT or OFFSET",
 						 "Which of several groups that are equal in ORDER BY it takes is left open.",
-						 "Use FETCH FIRST … ROWS WITH TIES, or LIMIT in the query on the pipeline's relation.");
+						 "Use FETCH FIRST ... ROWS WITH TIES, or LIMIT in the query on the pipeline's relation.");
 	if (query->constraintDeps)
 		ib_refuse_clause("columns that are neither grouped nor aggregated",
 						 "They are accepted in a query because the primary key is grouped, but a pipeline needs every key of the result.",

@@ -29,6 +29,7 @@
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
+#include "utils/typcache.h"
 
 #include "query.h"
 
@@ -57,14 +58,29 @@ reads_more(Node *node, List *known)
 	return expression_tree_walker(node, reads_more, known);
 }
 
-/* The column of relation number 1 that an expression is, or 0. */
+static Oid
+order_of(Oid type)
+{
+	return lookup_type_cache(type, TYPECACHE_BTREE_OPFAMILY)->btree_opf;
+}
+
+/*
+ * The column of relation number "index" that an expression is, or 0; also as
+ * another type to which the same values are equal.
+ */
 static AttrNumber
 column_of(Node *node, int index)
 {
 	Var		   *var = (Var *) node;
 
 	while (IsA(var, RelabelType))
-		var = (Var *) ((RelabelType *) var)->arg;
+	{
+		RelabelType *cast = (RelabelType *) var;
+
+		if (order_of(cast->resulttype) != order_of(exprType((Node *) cast->arg)))
+			return InvalidAttrNumber;
+		var = (Var *) cast->arg;
+	}
 	return IsA(var, Var) && var->varlevelsup == 0 && var->varno == index ?
 		var->varattno : InvalidAttrNumber;
 }

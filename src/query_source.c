@@ -380,16 +380,6 @@ ib_query_at_source(PipelineQuery *pq, Node *expr)
 	return expr;
 }
 
-/* The column of the source that an expression is, or 0. */
-AttrNumber
-ib_query_source_column(PipelineQuery *pq, Expr *expr)
-{
-	Var		   *var = (Var *) ib_query_at_source(pq, (Node *) expr);
-
-	return IsA(var, Var) && var->varlevelsup == 0 && var->varno == pq->source_index ?
-		var->varattno : InvalidAttrNumber;
-}
-
 /*
  * Let "column", an expression over the source within "query" (a copy of the
  * pipeline's, "level" levels down), be seen at its top: as a column by this

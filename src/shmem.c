@@ -8,7 +8,7 @@
  * anew.
  *
  * The control lock guards who owns which entry.  It is held for a few
- * instructions only, never across anything that can fail or wait.
+ * instructions only, never across anything that can fail, or wait for long.
  *
  * Not here: what the numbers mean.  status.c shows them.
  */

@@ -66,8 +66,9 @@ typedef enum Obstacle
  * the clock that commits carry; beside it is the same instant on ours.
  *
  * One database that has, or is about to have, a worker.  "lock" of the
- * control block guards the first group; the second is written by the worker
- * alone and read by anyone.
+ * control block guards the first group; the others are atomic: the worker
+ * writes them, but that sessions bump "generation" and clear "wake_on_commit",
+ * and anyone reads them.
  */
 typedef struct DatabaseEntry
 {

@@ -9,7 +9,7 @@
  * Where the server has them it is a failover slot: a standby with
  * sync_replication_slots keeps a copy, with which it goes on when promoted.
  *
- * Not here: where decoding starts (frontier.c) and what has been read
+ * Not here: where decoding starts (worker.c) and what has been read
  * (decode.c).
  */
 #include "incbatch.h"
@@ -140,7 +140,7 @@ ib_slot_standbys_have(XLogRecPtr lsn)
 	return ib_standby_slots_caught_up(lsn);
 }
 
-/* Drop the slot of this database, if there is one and it is ours. */
+/* Drop the slot of this database, if there is one. */
 void
 ib_slot_drop(void)
 {

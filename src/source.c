@@ -5,7 +5,7 @@
  * A source is an ordinary table, or a partitioned one whose leaves are.  What
  * the WAL does not tell of, or tells under another name, is refused, each with
  * its reason; a source that turns into such a thing makes its pipelines need a
- * rebuild (worker.c).
+ * rebuild (paths.c).
  *
  * Not here: the source at the time of a change (feed.c), and partitions that
  * come and go (partition.c).

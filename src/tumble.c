@@ -214,7 +214,7 @@ window_origin(FunctionCallInfo fcinfo, int arg, WindowSize size)
 {
 	Timestamp	origin;
 
-	if (PG_NARGS() <= arg || PG_ARGISNULL(arg))
+	if (PG_ARGISNULL(arg))
 		return size.kind == SIZE_MONTHS ? FIRST_MONTH : FIRST_MONDAY;
 	origin = PG_GETARG_TIMESTAMP(arg);
 	if (TIMESTAMP_NOT_FINITE(origin))
@@ -379,7 +379,7 @@ check_slide(WindowSize size, WindowSize slide)
 				errmsg("the slide of windows must not be greater than their size"),
 				errdetail("Rows between two windows would be in none."),
 				errhint("Use incbatch.tumble and a WHERE clause."));
-	if (size.length / slide.length >= MAX_WINDOWS)
+	if ((size.length - 1) / slide.length >= MAX_WINDOWS)
 		ereport(ERROR,
 				errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				errmsg("a row would be in more than %d windows", MAX_WINDOWS),

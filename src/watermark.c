@@ -88,7 +88,7 @@ ib_watermark_check(PipelineQuery *pq, AttrNumber event_time)
 				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				errmsg("lateness needs the window in every grouping set"),
 				errdetail("Totals over all windows would never close, and a change can be late for one window and not for another."),
-				errhint("Group by the window beside the sets, as in GROUP BY %s, ROLLUP (…), and sum over the pipeline's relation.",
+				errhint("Group by the window beside the sets, as in GROUP BY %s, ROLLUP (...), and sum over the pipeline's relation.",
 						quote_identifier(((WindowKey *) linitial(windows))->output)));
 	if (pq->query->hasWindowFuncs || pq->query->limitCount)
 		ereport(ERROR,

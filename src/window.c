@@ -89,8 +89,8 @@ remember(LastWindow *window, FunctionCallInfo fcinfo, PGFunction date_trunc,
 }
 
 /*
- * The unit is a constant (query.c sees to that), so it is looked at once a
- * call site.
+ * The unit is a constant (query.c sees to that) and is looked at once a call
+ * site; whoever else calls this with one that varies gets no windows kept.
  */
 static Datum
 window_start(FunctionCallInfo fcinfo, PGFunction date_trunc, Timestamp not_before)
@@ -102,7 +102,8 @@ window_start(FunctionCallInfo fcinfo, PGFunction date_trunc, Timestamp not_befor
 	if (window == NULL)
 	{
 		window = MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(LastWindow));
-		window->length = usual_length(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+		if (get_fn_expr_arg_stable(fcinfo->flinfo, 0))
+			window->length = usual_length(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 		fcinfo->flinfo->fn_extra = window;
 	}
 	if (window->known && time >= window->first && time <= window->last)

@@ -89,6 +89,7 @@ fix_settings(void)
 		{"temp_file_limit", "-1"},
 		{"check_function_bodies", "off"},
 		{"jit", "off"},
+		{"track_counts", "on"},
 		{"max_parallel_workers_per_gather", "0"},
 		{"client_min_messages", "warning"},
 		{"exit_on_error", "off"},
@@ -543,7 +544,7 @@ work(void)
 		if (!ib_paths_are_current())
 		{
 			if (!ib_paths_load())
-				return;
+				break;
 			look_again = true;
 		}
 		collect();
