@@ -198,6 +198,26 @@ TRUNCATE events;
 CALL all_exact(:'windows');
 RESET TimeZone;
 
+-- A row that an UPDATE moves to the end of the table, though the query reads
+-- nothing of it that changed
+CREATE TABLE places (id int PRIMARY KEY, f float8, note text);
+CREATE TABLE places_by_key (id int PRIMARY KEY, note text);
+ALTER TABLE places REPLICA IDENTITY FULL;
+INSERT INTO places VALUES (1, 1e16, ''), (2, -1e16, ''), (3, 1, '');
+INSERT INTO places_by_key VALUES (1, ''), (2, ''), (3, '');
+SELECT incbatch.create_pipeline('summed', 'SELECT sum(f), array_agg(id ORDER BY f IS NULL) AS ids FROM places');
+SELECT incbatch.create_pipeline('ids', 'SELECT array_agg(id ORDER BY id < 9) AS ids FROM places_by_key');
+CALL incbatch.refresh_pipeline('summed');
+CALL incbatch.refresh_pipeline('ids');
+UPDATE places SET note = 'x' WHERE id = 1;
+UPDATE places_by_key SET note = 'x' WHERE id = 1;
+CALL incbatch.refresh_pipeline('summed');
+CALL incbatch.refresh_pipeline('ids');
+TABLE summed;
+TABLE ids;
+SELECT * FROM incbatch.verify_pipeline('summed');
+SELECT * FROM incbatch.verify_pipeline('ids');
+
 SELECT count(incbatch.drop_pipeline(pipeline)) FROM incbatch.pipelines;
 SET client_min_messages = warning;
 DROP SCHEMA recompute CASCADE;

@@ -179,6 +179,7 @@ SELECT incbatch.create_pipeline('p', 'WITH w AS (SELECT k FROM t GROUP BY k) SEL
 SELECT incbatch.create_pipeline('p', 'WITH RECURSIVE w AS (SELECT id, k FROM t UNION ALL SELECT w.id, t.k FROM w JOIN t ON t.id = w.k) SELECT k, count(*) FROM w GROUP BY k');
 \echo :LAST_ERROR_SQLSTATE
 SELECT incbatch.create_pipeline('p', 'SELECT t.k, count(*) FROM t JOIN (SELECT k FROM l LIMIT 1) s ON t.k = s.k GROUP BY t.k');
+SELECT incbatch.create_pipeline('p', 'SELECT ARRAY(SELECT name FROM l WHERE l.k > t.k), count(*) FROM t GROUP BY 1');
 -- a key that is unique as text is not as char(n), for which blanks at the end do not count
 CREATE TABLE codes (code text PRIMARY KEY, name text);
 SELECT incbatch.create_pipeline('p', 'SELECT (SELECT name FROM codes WHERE code::bpchar = t.k::text::bpchar ORDER BY 1=1 LIMIT 1), count(*) FROM t GROUP BY 1');

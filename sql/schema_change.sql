@@ -309,6 +309,28 @@ CALL settle('graded', 'nearby', 'labels');
 CREATE OR REPLACE FUNCTION add_grade(int, int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN $1 + 2 * $2; END';
 CALL settle('graded', 'nearby', 'labels');
 
+-- Names that values bring along: labels of an enum, fields of a row type
+CREATE TYPE address AS (city text, zip int);
+CREATE TABLE homes (id int, m mood, ms mood[], a address);
+ALTER TABLE homes REPLICA IDENTITY FULL;
+INSERT INTO homes VALUES (1, 'sad', '{sad}', '(c0,0)'), (2, 'mad', '{sad,mad}', '(c1,1)');
+SELECT incbatch.create_pipeline(name, query)
+FROM (VALUES ('many', 'SELECT ms::text AS x, count(*) FROM homes GROUP BY 1'),
+             ('joined', 'SELECT m || ''!'' AS x, count(*) FROM homes GROUP BY 1'),
+             ('listed', 'SELECT id, jsonb_agg(m ORDER BY id) AS x FROM homes GROUP BY 1'),
+             ('in_row', 'SELECT row_to_json(row(m, 1))::text AS x, count(*) FROM homes GROUP BY 1'),
+             ('in_subquery', 'SELECT (SELECT to_jsonb(s) FROM (SELECT h.m, 1 AS one) s) AS x, count(*) FROM homes h GROUP BY 1'),
+             ('compared', 'SELECT m > ''sad'' AS x, count(*), max(m) FROM homes GROUP BY 1'),
+             ('fields', 'SELECT to_jsonb(a) AS x, count(*) FROM homes GROUP BY 1'),
+             ('plain', 'SELECT a AS x, count(*) FROM homes GROUP BY 1')) AS q (name, query);
+CALL settle('many', 'joined', 'listed', 'in_row', 'in_subquery', 'compared', 'fields', 'plain');
+ALTER TYPE mood RENAME VALUE 'mad' TO 'angry';
+INSERT INTO homes VALUES (3, 'angry', '{angry}', '(c0,0)');
+CALL settle('many', 'joined', 'listed', 'in_row', 'in_subquery', 'compared', 'fields', 'plain');
+ALTER TYPE address RENAME ATTRIBUTE city TO town;
+INSERT INTO homes VALUES (4, 'sad', '{sad}', '(c0,0)');
+CALL settle('many', 'joined', 'listed', 'in_row', 'in_subquery', 'compared', 'fields', 'plain');
+
 -- Policies that hide rows from the pipeline's owner
 CREATE ROLE regress_incbatch_reader IN ROLE incbatch_user;
 GRANT USAGE, CREATE ON SCHEMA schema_change TO regress_incbatch_reader;
@@ -345,6 +367,7 @@ SET client_min_messages = warning;
 DROP OWNED BY regress_incbatch_reader;
 DROP ROLE regress_incbatch_reader;
 DROP TABLE moods CASCADE;
+DROP TABLE homes CASCADE;
 DROP TABLE t CASCADE;
 DROP TABLE keyed CASCADE;
 DROP TABLE shapes CASCADE;

@@ -116,6 +116,7 @@ make_statements(IbPath *path)
 	Frontier	frontier = {0};
 	Query	   *query;
 	int64		meaning;
+	List	   *named = NIL;	/* relations whose columns the query shows by name */
 
 	/* what changes from here on makes them stale */
 	path->statements = statements;
@@ -143,15 +144,16 @@ make_statements(IbPath *path)
 	statements->initial = ib_delta_initial(pq);
 	if (path->row->closes)
 		statements->late = ib_watermark_statements(path, pq, state_table, columns);
-	statements->meaning = ib_query_meaning(path->row->definition, pq->query, 0);
+	statements->meaning = ib_query_meaning(path->row->definition, pq->query, 0, &named);
 	statements->source_relations = ib_source_relations(path->row->source);
 	statements->relations = list_make2_oid(path->row->definition,
 										   path->row->state_table);
 	statements->relations = list_concat(statements->relations, pq->relations);
+	statements->relations = list_concat(statements->relations, named);
 	meaning = ib_inputs_source(path)->frontier.meaning;
 	if (path->row->state == PATH_RUNNING && meaning != 0 &&
-		meaning != ib_query_meaning(path->row->definition, pq->query, meaning))
-		ib_batch_lose(ib_inputs_source(path), "the query or a function that it calls was replaced, or a label of an enum renamed");
+		meaning != ib_query_meaning(path->row->definition, pq->query, meaning, &named))
+		ib_batch_lose(ib_inputs_source(path), "the query or a function that it calls was replaced, or a label of an enum or a field renamed");
 	MemoryContextSwitchTo(old);
 }
 

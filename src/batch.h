@@ -35,6 +35,7 @@ typedef struct Batch
 	Oid			source;
 	bool		partitioned;
 	bool		append_only;
+	bool		in_order;		/* what becomes of a row depends on its place, too */
 	TupleDesc	desc;			/* source's columns, then the weight */
 	AttrNumber *needed;			/* columns that the query reads */
 	int			nneeded;

@@ -749,13 +749,20 @@ update_one(Intake *intake, Relation rel, bool have_old)
 		mark_lost(batch, psprintf("an UPDATE of table \"%s\" came without its old values; %s",
 								  RelationGetRelationName(rel), identity_hint(rel)));
 	else if (!have_old && !intake->full_old_rows)
-		return;					/* the identity, which is all we read, stayed */
+	{
+		/* the identity, which is all we read, stayed; its row may not */
+		if (batch->in_order && complete_row(intake, new_values, new_nulls, false))
+		{
+			put_row(intake, new_values, new_nulls, -1);
+			put_row(intake, new_values, new_nulls, 1);
+		}
+	}
 	else if (!have_old ||
 			 !complete_row(intake, old_values, old_nulls, false) ||
 			 !complete_row(intake, new_values, new_nulls, true))
 		mark_lost(batch, psprintf("an UPDATE of table \"%s\" came without a value that is stored out of line",
 								  RelationGetRelationName(rel)));
-	else if (!same_row(intake))
+	else if (batch->in_order || !same_row(intake))
 	{
 		put_row(intake, old_values, old_nulls, MUTANT(OLD_WEIGHT) ? 1 : -1);
 		put_row(intake, new_values, new_nulls, 1);

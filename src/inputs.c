@@ -24,7 +24,7 @@
 
 static void
 add_input(IbPath *path, int index, Oid relid, const Bitmapset *needed,
-		  bool append_only, const Frontier *frontier)
+		  bool append_only, bool in_order, const Frontier *frontier)
 {
 	Relation	rel = table_open(relid, AccessShareLock);
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
@@ -32,6 +32,7 @@ add_input(IbPath *path, int index, Oid relid, const Bitmapset *needed,
 
 	input->index = index;
 	input->batch = ib_batch_create(rel, needed, append_only, frontier);
+	input->batch->in_order = in_order;
 	path->inputs = lappend(path->inputs, input);
 	MemoryContextSwitchTo(old);
 	table_close(rel, NoLock);
@@ -49,12 +50,12 @@ ib_inputs_prepare(IbPath *path, PipelineQuery *pq, const Frontier *frontier)
 	if (path->inputs == NIL)
 	{
 		add_input(path, pq->source_index, pq->source, pq->needed,
-				  path->row->append_only, frontier);
+				  path->row->append_only, pq->in_order, frontier);
 		foreach(lc, pq->lookups)
 		{
 			TrackedLookup *lookup = lfirst(lc);
 
-			add_input(path, lookup->index, lookup->relid, lookup->needed, false, frontier);
+			add_input(path, lookup->index, lookup->relid, lookup->needed, false, false, frontier);
 		}
 	}
 	foreach(lc, path->inputs)

@@ -1,7 +1,8 @@
 /*
  * meaning.c
  *	  What a query means: its own text, the functions that it calls, as they are
- *	  defined now, and the labels of enums that it turns into text.
+ *	  defined now, and the names that values bring along: labels of enums and
+ *	  fields of row types, which functions may turn into text or JSON.
  *
  * CREATE OR REPLACE FUNCTION, or VIEW, changes what the batch query returns for
  * rows that have been folded in long ago, and nothing in the WAL of the source
@@ -21,10 +22,12 @@
 #include "catalog/pg_rewrite.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "rewrite/rewriteSupport.h"
 #include "utils/builtins.h"
 #include "utils/catcache.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
@@ -45,6 +48,9 @@ typedef struct References
 {
 	List	   *functions;
 	List	   *enums;
+	List	   *row_types;		/* OIDs of their relations */
+	List	   *columns;		/* types of all columns that are read */
+	bool		records;		/* a row of columns is made into something else */
 } References;
 
 static uint64
@@ -163,33 +169,116 @@ add_function(Oid function, void *context)
 	return false;
 }
 
-static void
-add_enum(References *references, Node *arg)
+/* The type that arrays or ranges of a type consist of, or InvalidOid. */
+static Oid
+part_of(Oid type)
 {
-	Oid			type = getBaseType(exprType(arg));
+	switch (get_typtype(type))
+	{
+		case TYPTYPE_RANGE:
+			return get_range_subtype(type);
+		case TYPTYPE_MULTIRANGE:
+			return get_multirange_range(type);
+		default:
+			return get_element_type(type);
+	}
+}
 
-	if (get_typtype(type) == TYPTYPE_ENUM)
+/* The enums and row types that values of a type consist of. */
+static void
+add_type(References *references, Oid type)
+{
+	Oid			relation;
+
+	check_stack_depth();
+	type = getBaseType(type);
+	if (OidIsValid(part_of(type)))
+		add_type(references, part_of(type));
+	else if (get_typtype(type) == TYPTYPE_ENUM)
 		references->enums = list_append_unique_oid(references->enums, type);
+	else if (get_typtype(type) == TYPTYPE_COMPOSITE)
+	{
+		relation = get_typ_typrelid(type);
+		if (list_member_oid(references->row_types, relation))
+			return;
+		references->row_types = lappend_oid(references->row_types, relation);
+		for (int attnum = 1; get_attname(relation, attnum, true) != NULL; attnum++)
+		{
+			if (OidIsValid(get_atttype(relation, attnum)))
+				add_type(references, get_atttype(relation, attnum));
+		}
+	}
+}
+
+static void
+add_types_of(References *references, List *expressions)
+{
+	ListCell   *lc;
+
+	foreach(lc, expressions)
+	{
+		Oid			type = exprType(IsA(lfirst(lc), TargetEntry) ?
+									(Node *) lfirst_node(TargetEntry, lc)->expr : lfirst(lc));
+
+		if (type == RECORDOID)
+			references->records = true;
+		else
+			add_type(references, type);
+	}
+}
+
+/* What compares, picks or counts values, without a look at how they are written. */
+static bool
+is_blind(Oid function)
+{
+	Oid			result = get_func_rettype(function);
+
+	return function < FirstNormalObjectId &&
+		(result == BOOLOID || result == ANYENUMOID || function == F_COUNT_ANY);
+}
+
+static void
+add_arguments(References *references, Oid function, List *args)
+{
+	if (!is_blind(function))
+		add_types_of(references, args);
 }
 
 static bool
 add_references(Node *node, References *references)
 {
-	ListCell   *lc;
-
 	if (node == NULL)
 		return false;
 	if (IsA(node, Query))
 		return query_tree_walker((Query *) node, add_references, references, 0);
 	(void) check_functions_in_node(node, add_function, references);
-	if (IsA(node, CoerceViaIO))
-		add_enum(references, (Node *) ((CoerceViaIO *) node)->arg);
+	if (IsA(node, Var))
+		references->columns = list_append_unique_oid(references->columns, ((Var *) node)->vartype);
+	else if (IsA(node, CoerceViaIO))
+		add_types_of(references, list_make1(((CoerceViaIO *) node)->arg));
 	else if (IsA(node, FuncExpr))
+		add_arguments(references, ((FuncExpr *) node)->funcid, ((FuncExpr *) node)->args);
+	else if (IsA(node, OpExpr))
+		add_arguments(references, get_opcode(((OpExpr *) node)->opno), ((OpExpr *) node)->args);
+	else if (IsA(node, Aggref))
+		add_arguments(references, ((Aggref *) node)->aggfnoid, ((Aggref *) node)->args);
+	else if (IsA(node, XmlExpr))
 	{
-		foreach(lc, ((FuncExpr *) node)->args)
-			add_enum(references, lfirst(lc));
+		add_types_of(references, ((XmlExpr *) node)->args);
+		add_types_of(references, ((XmlExpr *) node)->named_args);
 	}
 	return expression_tree_walker(node, add_references, references);
+}
+
+/* The names of a row type's fields. */
+static uint64
+hash_fields(uint64 hash, Oid relation)
+{
+	char	   *name;
+
+	for (int attnum = 1; (name = get_attname(relation, attnum, true)) != NULL; attnum++)
+		hash = hash_combine64(hash, hash_bytes_extended((unsigned char *) name, strlen(name), 0));
+	return hash;
 }
 
 /*
@@ -197,10 +286,11 @@ add_references(Node *node, References *references)
  * A label that is added changes nothing for the rows there are, so "before",
  * what the query meant earlier, says how many to look at; 0: all.  Were the
  * newest not to have the largest OIDs, for these have wrapped around, adding
- * one would look like renaming one.  The result is never 0.
+ * one would look like renaming one.  The result is never 0.  The relations of
+ * row types whose fields count are added to "relations".
  */
 int64
-ib_query_meaning(Oid definition, Query *query, int64 before)
+ib_query_meaning(Oid definition, Query *query, int64 before, List **relations)
 {
 	References	references = {0};
 	List	   *labels;
@@ -211,6 +301,14 @@ ib_query_meaning(Oid definition, Query *query, int64 before)
 	(void) add_references((Node *) query, &references);
 	foreach(lc, references.functions)
 		hash = hash_function(hash, lfirst_oid(lc));
+	if (references.records)
+	{
+		foreach(lc, references.columns)
+			add_type(&references, lfirst_oid(lc));
+	}
+	foreach(lc, references.row_types)
+		hash = hash_fields(hash, lfirst_oid(lc));
+	*relations = list_concat_unique_oid(*relations, references.row_types);
 	labels = labels_of(references.enums);
 	nlabels = Min(list_length(labels), MAX_LABELS);
 	if (before != 0)

@@ -214,10 +214,11 @@ extern List *ib_check_everything(PipelineQuery *pq);
 /* query_order.c */
 extern bool ib_query_is_ordered(Query *query);
 extern void ib_check_windows(Query *query);
-extern void ib_check_lookup_order(Query *query, bool exists);
+extern void ib_check_lookup_order(Query *query, SubLinkType sublink);
 
 /* meaning.c */
-extern int64 ib_query_meaning(Oid definition, Query *query, int64 before);
+extern int64 ib_query_meaning(Oid definition, Query *query, int64 before,
+							  List **relations);
 
 /* aggregate.c */
 extern void ib_aggregate_add(PipelineQuery *pq, Aggref *aggref);

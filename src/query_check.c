@@ -50,7 +50,7 @@ typedef struct CheckContext
 {
 	PipelineQuery *pq;
 	Oid			view;			/* whose query it is; InvalidOid: the pipeline's */
-	bool		exists;			/* under EXISTS, where LIMIT takes nothing away */
+	SubLinkType sublink;		/* of a query right below a SubLink */
 	bool		ordered;		/* the rows come in an order of their own */
 	List	   *relations;		/* OIDs of all that it reads */
 } CheckContext;
@@ -192,7 +192,7 @@ reads_table(Oid relid, Oid table)
 static void
 check_view(Oid view, CheckContext *outer)
 {
-	CheckContext context = {.pq = outer->pq, .view = view, .relations = outer->relations};
+	CheckContext context = {.pq = outer->pq, .view = view, .sublink = EXPR_SUBLINK, .relations = outer->relations};
 	Relation	rel = table_open(view, AccessShareLock);
 	Query	   *query = copyObject(get_view_query(rel));
 
@@ -237,16 +237,16 @@ check_relation(RangeTblEntry *rte, CheckContext *context)
 static void
 check_query(Query *query, CheckContext *context)
 {
-	bool		exists = context->exists;
+	SubLinkType sublink = context->sublink;
 	bool		ordered = context->ordered;
 
-	context->exists = false;
+	context->sublink = EXPR_SUBLINK;
 	context->ordered = ib_query_is_ordered(query);
 	if (query->rowMarks)
 		ib_refuse_clause("FOR UPDATE or FOR SHARE", "A pipeline locks no rows.",
 						 "Leave the locking clause out.");
 	if (query != context->pq->query)
-		ib_check_lookup_order(query, exists);
+		ib_check_lookup_order(query, sublink);
 	(void) query_tree_walker(query, check_tree, context, QTW_EXAMINE_RTES_BEFORE);
 	context->ordered = ordered;
 }
@@ -268,7 +268,7 @@ check_tree(Node *node, CheckContext *context)
 		return false;
 	}
 	if (IsA(node, SubLink))
-		context->exists = ((SubLink *) node)->subLinkType == EXISTS_SUBLINK;
+		context->sublink = ((SubLink *) node)->subLinkType;
 	refuse_changing_expression(node, context);
 	return expression_tree_walker(node, check_tree, context);
 }
@@ -280,7 +280,7 @@ check_tree(Node *node, CheckContext *context)
 List *
 ib_check_everything(PipelineQuery *pq)
 {
-	CheckContext context = {.pq = pq};
+	CheckContext context = {.pq = pq, .sublink = EXPR_SUBLINK};
 
 	(void) check_tree((Node *) pq->query, &context);
 	return context.relations;

@@ -263,16 +263,19 @@ refuse_choice(const char *what)
 					 "Add to ORDER BY all the columns that the subquery shows, or those of the table's primary key.");
 }
 
-/* "exists": only whether the subquery has rows is asked. */
+/* Of EXISTS only whether the subquery has rows is asked, of ARRAY their order. */
 void
-ib_check_lookup_order(Query *query, bool exists)
+ib_check_lookup_order(Query *query, SubLinkType sublink)
 {
 	List	   *sorted = expressions(query, query->sortClause);
 	bool		with_ties = query->limitOption == LIMIT_OPTION_WITH_TIES && !query->limitOffset;
 
 	ib_check_windows(query);
-	if (exists)
+	if (sublink == EXISTS_SUBLINK)
 		return;
+	if (sublink == ARRAY_SUBLINK && (query->jointree->fromlist || query->setOperations) &&
+		!ib_query_is_ordered(query) && !ties_are_alike(query, sorted))
+		refuse_choice("ARRAY (SELECT ...) of a lookup without a complete ORDER BY");
 	if ((query->limitCount || query->limitOffset) && !with_ties &&
 		!ties_are_alike(query, sorted))
 		refuse_choice("LIMIT or OFFSET in a lookup without a complete ORDER BY");
