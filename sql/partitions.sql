@@ -339,6 +339,22 @@ DROP TABLE child;
 SELECT incbatch.create_pipeline('r', 'SELECT k, count(*) FROM parent GROUP BY k');
 SELECT incbatch.drop_pipeline('p');
 
+-- Floats are added up in the order of the partitions' bounds, whichever was made first
+CREATE TABLE orderly (k int, v float8) PARTITION BY LIST (k);
+CREATE TABLE orderly_3 PARTITION OF orderly FOR VALUES IN (3);
+CREATE TABLE orderly_2 PARTITION OF orderly FOR VALUES IN (2) PARTITION BY RANGE (v);
+CREATE TABLE orderly_22 PARTITION OF orderly_2 FOR VALUES FROM (0) TO (1e20);
+CREATE TABLE orderly_21 PARTITION OF orderly_2 FOR VALUES FROM (-1e20) TO (0);
+SELECT incbatch.create_pipeline('o', 'SELECT sum(v) FROM orderly', append_only => true);
+INSERT INTO orderly VALUES (3, 1), (2, 1e16), (2, -1e16);
+CALL exact('o');
+TABLE o;
+CREATE TABLE orderly_1 PARTITION OF orderly FOR VALUES IN (1);
+INSERT INTO orderly VALUES (1, 3e16), (2, -3e16), (2, 5);
+CALL exact('o');
+TABLE o;
+SELECT incbatch.drop_pipeline('o');
+
 -- A partitioned table without partitions, and its end
 CREATE TABLE bare (k int, v int) PARTITION BY LIST (k);
 SELECT incbatch.create_pipeline('b', 'SELECT k, count(*), max(v) FROM bare GROUP BY k');

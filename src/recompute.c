@@ -32,6 +32,7 @@
 #include "utils/builtins.h"
 
 #include "query.h"
+#include "source.h"
 
 /* More times than this are put together as one. */
 #define MAX_TIMES "16"
@@ -115,6 +116,25 @@ same_group(List *keys, const char *left, const char *right,
 	return text.data;
 }
 
+/* Where a row t is in the order of the source, as SQL to sort by */
+static char *
+place_in_source(PipelineQuery *pq)
+{
+	StringInfoData text;
+	const char *separator = "";
+	ListCell   *lc;
+
+	initStringInfo(&text);
+	appendStringInfoString(&text, "pg_catalog.array_position('{");
+	foreach(lc, ib_source_reading_order(pq->source))
+	{
+		appendStringInfo(&text, "%s%u", separator, lfirst_oid(lc));
+		separator = ",";
+	}
+	appendStringInfoString(&text, "}'::pg_catalog.oid[], t." INPUT_TABLE "), t." INPUT_ROW);
+	return text.data;
+}
+
 /*
  * The touched groups of a grouping set, or all if set is NULL, evaluated from
  * the rows of the source: keys, then the state's columns.
@@ -162,7 +182,7 @@ evaluate_groups(PipelineQuery *pq, GroupingSetRows *set, const char *source_rows
 		appendStringInfoString(&rows, " ORDER BY ");
 		foreach(lc, keys)
 			appendStringInfo(&rows, "t.%s, ", quote_identifier(((KeyColumn *) lfirst(lc))->name));
-		appendStringInfoString(&rows, from_batch ? "t." INPUT_WEIGHT : "t." INPUT_TABLE ", t." INPUT_ROW);
+		appendStringInfoString(&rows, from_batch ? "t." INPUT_WEIGHT : place_in_source(pq));
 	}
 
 	appendStringInfo(&text, "SELECT %s", group_by.data);

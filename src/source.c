@@ -21,6 +21,7 @@
 #include "lib/stringinfo.h"
 #include "nodes/bitmapset.h"
 #include "miscadmin.h"
+#include "partitioning/partdesc.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -52,6 +53,29 @@ ib_source_relations(Oid source)
 	if (get_rel_relkind(source) != RELKIND_PARTITIONED_TABLE)
 		return list_make1_oid(source);
 	return find_all_inheritors(source, NoLock, NULL);
+}
+
+/*
+ * The relations with rows of a source in the order in which a query reads them:
+ * partitions by their bounds, not by their OIDs.
+ */
+List *
+ib_source_reading_order(Oid source)
+{
+	List	   *relations = NIL;
+	Relation	rel;
+	PartitionDesc partitions;
+
+	CHECK_FOR_INTERRUPTS();
+	check_stack_depth();
+	if (get_rel_relkind(source) != RELKIND_PARTITIONED_TABLE)
+		return list_make1_oid(source);
+	rel = table_open(source, NoLock);
+	partitions = RelationGetPartitionDesc(rel, true);
+	for (int i = 0; i < partitions->nparts; i++)
+		relations = list_concat(relations, ib_source_reading_order(partitions->oids[i]));
+	table_close(rel, NoLock);
+	return relations;
 }
 
 /* Lock a source for reading, unless somebody else has a part of it locked. */

@@ -21,6 +21,7 @@ extern void ib_source_check_columns(Oid source, const Bitmapset *needed);
 extern void ib_source_check_identity(Oid source, const Bitmapset *needed,
 									 const char *otherwise);
 extern List *ib_source_relations(Oid source);
+extern List *ib_source_reading_order(Oid source);
 extern bool ib_source_lock(Oid source);
 extern bool ib_source_columns(Relation source, Relation part,
 							  const AttrNumber *needed, int nneeded,
