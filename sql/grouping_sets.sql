@@ -25,7 +25,8 @@ SELECT incbatch.create_pipeline('cubed', $$
 $$);
 SELECT incbatch.create_pipeline('sets', $$
 	SELECT coalesce(region, CASE grouping(region) WHEN 1 THEN 'all' ELSE 'none' END) AS region, product % 2 AS odd, count(DISTINCT qty) AS different,
-		array_agg(id ORDER BY id DESC) AS ids, percentile_disc(0.5) WITHIN GROUP (ORDER BY price), count(*) FILTER (WHERE qty > 5) AS many
+		array_agg(id ORDER BY id DESC) AS ids, percentile_disc(0.5) WITHIN GROUP (ORDER BY price), count(*) FILTER (WHERE qty > 5) AS many,
+		rank(product % 2) WITHIN GROUP (ORDER BY qty) AS below
 	FROM sales WHERE qty IS DISTINCT FROM 7 GROUP BY GROUPING SETS ((region, product % 2), (product % 2), (region), ())
 $$);
 SELECT incbatch.create_pipeline('twice', 'SELECT region, product, count(*), max(qty) FROM sales GROUP BY GROUPING SETS ((), (region), (), (product), (region), (region, product), ())');

@@ -154,19 +154,24 @@ evaluate_groups(PipelineQuery *pq, GroupingSetRows *set, const char *source_rows
 	initStringInfo(&text);
 	initStringInfo(&rows);
 	initStringInfo(&group_by);
-	appendStringInfoString(&rows, "SELECT t.*");
 	foreach(lc, pq->keys)
 	{
 		KeyColumn  *key = lfirst(lc);
-		bool		grouped = list_member_ptr(keys, key);
+		const char *name = quote_identifier(key->name);
 
-		/* the others are the set's number, and NULLs of the right type */
-		if (!grouped)
-			appendStringInfo(&rows, ", g.%s AS " RESERVED_PREFIX "key_%d",
-							 quote_identifier(key->name), key->number);
-		appendStringInfo(&group_by, "%st.%s", group_by.len ? ", " : "", grouped ?
-						 quote_identifier(key->name) :
-						 psprintf(RESERVED_PREFIX "key_%d", key->number));
+		/* keys that are not the set's: its number, and NULLs of the right type */
+		appendStringInfo(&rows, "%s%s.%s", group_by.len ? ", " : "SELECT ",
+						 list_member_ptr(keys, key) ? "t" : "g", name);
+		appendStringInfo(&group_by, "%st.%s", group_by.len ? ", " : "", name);
+	}
+	foreach(lc, pq->inputs)
+	{
+		AggregateInput *input = lfirst(lc);
+
+		if (input->arg)
+			appendStringInfo(&rows, ", t." INPUT_ARG "%d", input->number);
+		if (input->filter)
+			appendStringInfo(&rows, ", t." INPUT_FILTER "%d", input->number);
 	}
 	appendStringInfo(&rows, " FROM (%s) t JOIN (SELECT * FROM %s WHERE " TOUCHED_UNKNOWN " AND " TOUCHED_COUNT " > 0",
 					 source_rows, TOUCHED_RELATION);
