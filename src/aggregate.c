@@ -75,6 +75,7 @@ static const struct
 	const char *function;
 	bool		sample;
 }			variances[] =
+
 {
 	{"var_pop", "variance", false},
 	{"var_samp", "variance", true},
@@ -370,7 +371,7 @@ keep_extreme(PipelineQuery *pq, AggregateColumn *user, AggregateInput *input,
 	retracted->plus = "false";
 	retracted->mixed = MUTANT(MINMAX) ? "false" :
 		psprintf("%2$s IS NOT NULL AND (%1$s %3$s %2$s) IS NOT TRUE",
-								added, removed, better);
+				 added, removed, better);
 	retracted->merge = psprintf("excluded.%2$s AND (s.%1$s %3$s excluded.%1$s) IS NOT TRUE",
 								value->name, retracted->name, better);
 	retracted->unknown = retracted->name;

@@ -116,7 +116,8 @@ make_statements(IbPath *path)
 	Frontier	frontier = {0};
 	Query	   *query;
 	int64		meaning;
-	List	   *named = NIL;	/* relations whose columns the query shows by name */
+	List	   *named = NIL;	/* relations whose columns the query shows by
+								 * name */
 
 	/* what changes from here on makes them stale */
 	path->statements = statements;
@@ -427,6 +428,7 @@ fold_batch(void *arg)
 	IbPath	   *path = fold->path;
 	PathInput  *source = linitial(path->inputs);
 	Batch	   *batch = source->batch;
+
 	/* a source that was truncated has no rows that met the lookups before */
 	Bitmapset  *changed = source->truncated ? NULL : ib_inputs_changed_lookups(path);
 	bool		mixed = batch->negatives > 0 || changed != NULL;
@@ -591,7 +593,11 @@ read_up(IbPath *path, Meter *meter)
 
 	(void) ib_decode_upto(batch->frontier.decoded_lsn, false);
 	aligned = ib_decode_upto(end, true) >= end;
-	/* tracked lookups are read as the snapshot sees them, and the source with them */
+
+	/*
+	 * tracked lookups are read as the snapshot sees them, and the source with
+	 * them
+	 */
 	if (!aligned && (path->row->track_lookups || query->always_recompute ||
 					 (query->may_recompute && batch->negatives > 0)))
 		aligned = ib_decode_upto(end, false) >= end;

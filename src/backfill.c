@@ -306,7 +306,8 @@ ib_path_backfill(IbPath *path)
 		return false;
 
 	path->row->state = PATH_RUNNING;
-	path->confirmable = path->stored_lsn;	/* should this be lost, it starts anew */
+	path->confirmable = path->stored_lsn;	/* should this be lost, it starts
+											 * anew */
 	path->ran_at = started_usecs;
 	pg_atomic_write_u64(&path->shared->backfill_started_at, 0);
 	ib_path_publish(path, frontier.lsn, Min(horizon, frontier.decoded_lsn),

@@ -504,7 +504,10 @@ ib_batch_remove_rows(Batch *batch, const int64 *numbers, int n)
 			batch->negatives--;
 		if (batch->ntransactions > 0)
 		{
-			/* the place is kept for the changes that follow; rows in it are not */
+			/*
+			 * the place is kept for the changes that follow; rows in it are
+			 * not
+			 */
 			(void) ib_batch_transaction_of(batch, numbers[i] - i, &transaction, &last);
 			if (!ib_batch_adds(batch, slot))
 				batch->transactions[transaction].negatives--;

@@ -35,7 +35,8 @@ typedef struct Batch
 	Oid			source;
 	bool		partitioned;
 	bool		append_only;
-	bool		in_order;		/* what becomes of a row depends on its place, too */
+	bool		in_order;		/* what becomes of a row depends on its place,
+								 * too */
 	TupleDesc	desc;			/* source's columns, then the weight */
 	AttrNumber *needed;			/* columns that the query reads */
 	int			nneeded;
@@ -52,7 +53,8 @@ typedef struct Batch
 	int64		negatives;
 	char	   *lost;			/* why the changes cannot be trusted, or NULL */
 	bool		has_lost;		/* a transaction is lost */
-	bool		stuck;			/* the last run left it full: it waits for others */
+	bool		stuck;			/* the last run left it full: it waits for
+								 * others */
 
 	/* what reading cost that brought its rows, since the last run (meter.c) */
 	int64		rows_unpaid;	/* put by the reading under way */

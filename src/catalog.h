@@ -52,7 +52,8 @@ typedef struct PathRow
 	LatePolicy	late_policy;
 	bool		retains;		/* closed windows are removed */
 	Interval	retention;
-	bool		diverts;		/* on_error: rows that make the query fail are left out */
+	bool		diverts;		/* on_error: rows that make the query fail are
+								 * left out */
 	int64		left_out;		/* so many are */
 	bool		rebuilds;		/* on_lost: the worker rebuilds by itself, */
 	TimestampTz rebuild_at;		/* at this instant at the earliest */

@@ -78,7 +78,8 @@ static BatchTransaction arriving;	/* as a whole */
 static uint64 arriving_number = 0;
 static Batch **touched = NULL;	/* batches that take it; room for all */
 static int	ntouched = 0;
-static bool may_be_full = false;	/* a batch that took a transaction was full */
+static bool may_be_full = false;	/* a batch that took a transaction was
+									 * full */
 static TransactionId current_subxid;
 static uint64 last_part = WHOLE_TRANSACTION;
 static uint64 rows_decoded = 0;

@@ -286,7 +286,7 @@ insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 {
 	AttrNumber	event_time = find_event_time(fcinfo, pq);
 	Oid			types[] = {OIDOID, OIDOID, OIDOID, TEXTOID, TEXTARRAYOID, INT2OID,
-	INTERVALOID, BOOLOID, BOOLOID, TEXTOID, OIDOID, INTERVALOID, TEXTOID, INTERVALOID,
+		INTERVALOID, BOOLOID, BOOLOID, TEXTOID, OIDOID, INTERVALOID, TEXTOID, INTERVALOID,
 	BOOLOID, TEXTOID, TEXTOID};
 	Datum		values[] = {
 		ObjectIdGetDatum(relation),
@@ -319,12 +319,12 @@ insert_pipeline(FunctionCallInfo fcinfo, PipelineQuery *pq, Oid relation,
 	if (event_time == InvalidAttrNumber)
 		nulls[5] = 'n';
 	ib_change_catalog("WITH p AS (INSERT INTO incbatch.pipeline (relation, definition, source, query,"
-				   " settings, event_time, trigger_interval, append_only, initialize, strategy,"
-				   " lateness, late_policy, retention, track_lookups, on_error, on_lost)"
-				   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $12, $13, $14, $15, $16, $17) RETURNING id, trigger_interval)"
-				   " INSERT INTO incbatch.path (pipeline, relation, trigger_interval)"
-				   " SELECT id, $11, trigger_interval FROM p",
-				   SPI_OK_INSERT, lengthof(types), types, values, nulls);
+					  " settings, event_time, trigger_interval, append_only, initialize, strategy,"
+					  " lateness, late_policy, retention, track_lookups, on_error, on_lost)"
+					  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $12, $13, $14, $15, $16, $17) RETURNING id, trigger_interval)"
+					  " INSERT INTO incbatch.path (pipeline, relation, trigger_interval)"
+					  " SELECT id, $11, trigger_interval FROM p",
+					  SPI_OK_INSERT, lengthof(types), types, values, nulls);
 }
 
 /* Does a type have this name?  One that core makes for arrays gives way. */

@@ -44,7 +44,8 @@
 /* A row that is, or was, left out; or the record of its deletion. */
 typedef struct FailedRow
 {
-	int64		number;			/* in incbatch.failed_row, 0: found by this run */
+	int64		number;			/* in incbatch.failed_row, 0: found by this
+								 * run */
 	const char *change;
 	char	   *row;			/* jsonb as text */
 	char	   *image;
@@ -59,7 +60,8 @@ typedef struct DivertRun
 {
 	bool		anew;			/* a backfill: forget what was left out */
 	bool		truncated;		/* so was the source, before the batch's rows */
-	List	   *rows;			/* of FailedRow: left out now, or when the run began */
+	List	   *rows;			/* of FailedRow: left out now, or when the run
+								 * began */
 	List	   *found;			/* of FailedRow: to be stored, in this order */
 } DivertRun;
 

@@ -58,8 +58,10 @@ typedef struct Explanation
 	ReturnSetInfo *rsinfo;
 	PipelineQuery *pq;
 	Query	   *query;			/* it, or the subquery that is being explained */
-	int			source;			/* where the source is, or its subquery, in there */
-	List	   *rtable;			/* for expressions: that of "query", without joins */
+	int			source;			/* where the source is, or its subquery, in
+								 * there */
+	List	   *rtable;			/* for expressions: that of "query", without
+								 * joins */
 	Oid			state_relation;
 	char	   *state_table;	/* its name */
 	int64		groups;			/* its rows */
@@ -242,7 +244,7 @@ describe_reading(PipelineQuery *pq)
 	{
 		KeyColumn  *key = lfirst(lc);
 		Node	   *expr = ib_query_at_source(pq, ib_flatten_join_aliases(pq->query,
-																	  copyObject((Node *) key->expr)));
+																		  copyObject((Node *) key->expr)));
 		Bitmapset  *tables = pull_varnos(NULL, expr);
 		Var		   *column = key->time ? key->time : (Var *) expr;
 

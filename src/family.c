@@ -76,7 +76,8 @@ typedef struct Family
 	Oid			relation;
 	List	   *paths;			/* of FamilyPath, the freshest first */
 	List	   *views;			/* of FamilyView, the pipeline's first */
-	List	   *triggers;		/* of Interval *, those wanted, the smallest first */
+	List	   *triggers;		/* of Interval *, those wanted, the smallest
+								 * first */
 } Family;
 
 /* ----------------------------------------------------------------

@@ -26,7 +26,8 @@ enum IbFault
 	/* the worker begins and ends */
 	FAULT_WORKER_WANTED,		/* the launcher is about to start a worker */
 	FAULT_SLOT_MADE,			/* the slot is made, the catalog does not know */
-	FAULT_PATHS_READ,			/* the pipelines are read, whose the slot is, is not */
+	FAULT_PATHS_READ,			/* the pipelines are read, whose the slot is,
+								 * is not */
 	FAULT_PIPELINES_GONE,		/* no pipeline is left, the slot is there */
 	FAULT_SLOT_DROPPED,			/* it is dropped, the worker still runs */
 
@@ -38,15 +39,19 @@ enum IbFault
 	FAULT_BEFORE_FOLD,			/* all is read, nothing written */
 	FAULT_AFTER_FOLD,			/* the rows are written, the frontier is not */
 	FAULT_BEFORE_COMMIT,		/* both are written */
-	FAULT_AFTER_COMMIT,			/* both are committed and flushed, the worker does not know */
-	FAULT_BETWEEN_PATHS,		/* one path of a round has run, another has not */
+	FAULT_AFTER_COMMIT,			/* both are committed and flushed, the worker
+								 * does not know */
+	FAULT_BETWEEN_PATHS,		/* one path of a round has run, another has
+								 * not */
 	FAULT_BEFORE_CONFIRM,		/* all have, the slot is not confirmed */
 	FAULT_AFTER_CONFIRM,		/* it is, and perhaps not saved */
 
 	/* a path is filled */
 	FAULT_BACKFILL_EVALUATED,	/* the new rows are known, the old ones there */
-	FAULT_BACKFILL_EMPTIED,		/* the old rows are gone, the new ones not there */
-	FAULT_COPIED,				/* a sibling's rows are there, its frontier is not */
+	FAULT_BACKFILL_EMPTIED,		/* the old rows are gone, the new ones not
+								 * there */
+	FAULT_COPIED,				/* a sibling's rows are there, its frontier is
+								 * not */
 };
 
 #ifdef INCBATCH_FAULTS

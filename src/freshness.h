@@ -10,7 +10,8 @@
 typedef struct FreshnessHistory
 {
 	int64		ended[LATENCY_BUCKETS]; /* a move ended a staleness like this */
-	int64		left[LATENCY_BUCKETS];	/* as_of of a move that left one like this */
+	int64		left[LATENCY_BUCKETS];	/* as_of of a move that left one like
+										 * this */
 } FreshnessHistory;
 
 extern void ib_freshness_note(FreshnessHistory *history, int64 now,

@@ -19,7 +19,8 @@ typedef struct Frontier
 	bool		aligned;		/* included is exactly what the snapshot sees */
 	TimestampTz as_of;
 	int64		meaning;		/* of the query (meaning.c), 0: not known */
-	Datum		partitions;		/* of the source, as bigint[] (partition.c), or 0 */
+	Datum		partitions;		/* of the source, as bigint[] (partition.c),
+								 * or 0 */
 } Frontier;
 
 extern bool ib_frontier_includes(const Frontier *frontier, TransactionId xid,

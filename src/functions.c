@@ -200,7 +200,7 @@ ib_readable_pipeline(text *name, Oid *relation)
 /* Run a statement on incbatch's tables, as their owner, and tell the worker. */
 void
 ib_change_catalog(const char *sql, int expected, int nargs, const Oid *types,
-			   const Datum *values, const char *nulls)
+				  const Datum *values, const char *nulls)
 {
 	CatalogScope scope;
 
@@ -389,9 +389,9 @@ set_paused(FunctionCallInfo fcinfo, bool paused)
 	values[0] = Int32GetDatum(ib_own_pipeline(PG_GETARG_TEXT_PP(0), &relation));
 	values[1] = BoolGetDatum(paused);
 	ib_change_catalog("UPDATE incbatch.pipeline SET paused = $2,"
-				   " paused_at = CASE WHEN $2 THEN coalesce(paused_at, pg_catalog.clock_timestamp()) END"
-				   " WHERE id OPERATOR(pg_catalog.=) $1",
-				   SPI_OK_UPDATE, 2, types, values, NULL);
+					  " paused_at = CASE WHEN $2 THEN coalesce(paused_at, pg_catalog.clock_timestamp()) END"
+					  " WHERE id OPERATOR(pg_catalog.=) $1",
+					  SPI_OK_UPDATE, 2, types, values, NULL);
 }
 
 Datum
@@ -412,12 +412,12 @@ ib_resume_pipeline(PG_FUNCTION_ARGS)
 	set_paused(fcinfo, false);
 	values[0] = Int32GetDatum(ib_own_pipeline(PG_GETARG_TEXT_PP(0), &relation));
 	ib_change_catalog("UPDATE incbatch.path a SET last_error = NULL,"
-				   " state_since = pg_catalog.clock_timestamp(),"
-				   " state = CASE WHEN EXISTS (SELECT FROM incbatch.frontier f"
-				   " WHERE f.path OPERATOR(pg_catalog.=) a.id) THEN 'running' ELSE 'initializing' END"
-				   " WHERE a.pipeline OPERATOR(pg_catalog.=) $1"
-				   " AND a.state OPERATOR(pg_catalog.=) 'failed'",
-				   SPI_OK_UPDATE, 1, types, values, NULL);
+					  " state_since = pg_catalog.clock_timestamp(),"
+					  " state = CASE WHEN EXISTS (SELECT FROM incbatch.frontier f"
+					  " WHERE f.path OPERATOR(pg_catalog.=) a.id) THEN 'running' ELSE 'initializing' END"
+					  " WHERE a.pipeline OPERATOR(pg_catalog.=) $1"
+					  " AND a.state OPERATOR(pg_catalog.=) 'failed'",
+					  SPI_OK_UPDATE, 1, types, values, NULL);
 	PG_RETURN_VOID();
 }
 
@@ -432,9 +432,9 @@ ib_rebuild_pipeline(PG_FUNCTION_ARGS)
 	ib_shmem_require();
 	values[0] = Int32GetDatum(ib_own_pipeline(PG_GETARG_TEXT_PP(0), &relation));
 	ib_change_catalog("UPDATE incbatch.path SET state = 'initializing', last_error = NULL,"
-				   " state_since = pg_catalog.clock_timestamp()"
-				   " WHERE pipeline OPERATOR(pg_catalog.=) $1",
-				   SPI_OK_UPDATE, 1, types, values, NULL);
+					  " state_since = pg_catalog.clock_timestamp()"
+					  " WHERE pipeline OPERATOR(pg_catalog.=) $1",
+					  SPI_OK_UPDATE, 1, types, values, NULL);
 	ib_restore_dependencies(DatumGetInt32(values[0]));
 	PG_RETURN_VOID();
 }
@@ -529,7 +529,7 @@ ib_drop_pipeline(PG_FUNCTION_ARGS)
 	}
 	pipeline = Int32GetDatum(ib_own_pipeline(PG_GETARG_TEXT_PP(0), &relation));
 	ib_drop_relations(forget_pipelines(PointerGetDatum(construct_array(&pipeline, 1, INT4OID, 4,
-																	true, TYPALIGN_INT))));
+																	   true, TYPALIGN_INT))));
 	PG_RETURN_BOOL(true);
 }
 
@@ -768,13 +768,13 @@ ib_on_rewrite(PG_FUNCTION_ARGS)
 	sets_expression = sets_an_expression(((EventTriggerData *) fcinfo->context)->parsetree);
 	values[0] = BoolGetDatum(sets_expression);
 	ib_change_catalog("UPDATE incbatch.path a SET state = 'needs_rebuild',"
-				   " state_since = pg_catalog.clock_timestamp(), last_error ="
-				   " pg_catalog.format(CASE WHEN $1 THEN 'a generated column of table %s got another expression'"
-				   " ELSE 'table %s was set UNLOGGED or LOGGED' END"
-				   " OPERATOR(pg_catalog.||) '; run incbatch.rebuild_pipeline',"
-				   " pg_catalog.pg_event_trigger_table_rewrite_oid()::pg_catalog.regclass)"
-				   PATHS_OF_REWRITTEN,
-				   SPI_OK_UPDATE, lengthof(types), types, values, NULL);
+					  " state_since = pg_catalog.clock_timestamp(), last_error ="
+					  " pg_catalog.format(CASE WHEN $1 THEN 'a generated column of table %s got another expression'"
+					  " ELSE 'table %s was set UNLOGGED or LOGGED' END"
+					  " OPERATOR(pg_catalog.||) '; run incbatch.rebuild_pipeline',"
+					  " pg_catalog.pg_event_trigger_table_rewrite_oid()::pg_catalog.regclass)"
+					  PATHS_OF_REWRITTEN,
+					  SPI_OK_UPDATE, lengthof(types), types, values, NULL);
 	require_all_marked(sets_expression);
 	PG_RETURN_NULL();
 }

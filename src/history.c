@@ -251,7 +251,11 @@ ib_history_write(void)
 		ib_begin();
 		/* lines that somebody else deletes are no error */
 		ib_catalog_see_latest();
-		/* as a session would: a lower source changes what the end of the transaction restores */
+
+		/*
+		 * as a session would: a lower source changes what the end of the
+		 * transaction restores
+		 */
 		(void) set_config_option("synchronous_commit", "off", PGC_SUSET, PGC_S_SESSION,
 								 GUC_ACTION_LOCAL, true, 0, false);
 		ib_catalog_expect();

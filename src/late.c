@@ -269,7 +269,7 @@ static bool
 keeps_all(Timestamp closed, const Interval *retention)
 {
 	double		length = retention->time + (double) USECS_PER_DAY *
-	(retention->day + 31.0 * retention->month);
+		(retention->day + 31.0 * retention->month);
 
 	return closed - length < MIN_TIMESTAMP + 36525.0 * USECS_PER_DAY;
 }

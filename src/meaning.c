@@ -50,7 +50,8 @@ typedef struct References
 	List	   *enums;
 	List	   *row_types;		/* OIDs of their relations */
 	List	   *columns;		/* types of all columns that are read */
-	bool		records;		/* a row of columns is made into something else */
+	bool		records;		/* a row of columns is made into something
+								 * else */
 } References;
 
 static uint64

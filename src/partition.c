@@ -358,7 +358,10 @@ is_empty(Oid relid)
 	{
 		Relation	rel = relation_open(lfirst_oid(lc), NoLock);
 
-		/* what a foreign table has is not known, an unlogged one will not tell */
+		/*
+		 * what a foreign table has is not known, an unlogged one will not
+		 * tell
+		 */
 		if (rel->rd_rel->relkind == RELKIND_RELATION && RelationIsPermanent(rel))
 			empty = empty && RelationGetNumberOfBlocks(rel) == 0;
 		else if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)

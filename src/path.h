@@ -24,7 +24,8 @@ typedef struct PathStatements
 	char	   *remove;
 	char	   *without_rows;	/* NULL: all groups have rows */
 	char	   *touched;
-	char	   *times;			/* asks for the times of touched windows, or NULL */
+	char	   *times;			/* asks for the times of touched windows, or
+								 * NULL */
 	char	   *initial;
 	struct LateStatements *late;	/* NULL: windows never close */
 	int			nkeys;
@@ -52,21 +53,28 @@ typedef struct PathInput
 typedef struct IbPath
 {
 	PathRow    *row;
-	MemoryContext context;		/* what the row points to; reset at each reload */
+	MemoryContext context;		/* what the row points to; reset at each
+								 * reload */
 	PathEntry  *shared;
-	List	   *inputs;			/* of PathInput, the source first; NIL: not collecting */
+	List	   *inputs;			/* of PathInput, the source first; NIL: not
+								 * collecting */
 	struct DivertRun *divert;	/* in a run: rows that are left out, or NULL */
 	PathStatements *statements; /* NULL: to be made */
 	XLogRecPtr	stored_lsn;		/* frontier as the catalog has it */
 	XLogRecPtr	stored_commit;	/* end of the commit that stored it */
 	XLogRecPtr	confirmable;	/* stored and flushed */
-	int64		ran_at;			/* when the last run began: monotonic, microseconds; 0: never */
-	int64		retry_at;		/* monotonic; after it was in the way of a lock */
+	int64		ran_at;			/* when the last run began: monotonic,
+								 * microseconds; 0: never */
+	int64		retry_at;		/* monotonic; after it was in the way of a
+								 * lock */
 	int			lock_tries;		/* runs in a row that a lock ended */
-	Oid			writes;			/* in a run: the table whose rows may be locked */
+	Oid			writes;			/* in a run: the table whose rows may be
+								 * locked */
 	int			copy_tries;		/* in which the sibling held something back */
-	int64		run_times[IB_RUN_TIMES];	/* of the last runs, in microseconds */
-	int			nruns;			/* ever; the next one's place, modulo IB_RUN_TIMES */
+	int64		run_times[IB_RUN_TIMES];	/* of the last runs, in
+											 * microseconds */
+	int			nruns;			/* ever; the next one's place, modulo
+								 * IB_RUN_TIMES */
 	int64		run_time;		/* their 99th percentile */
 	bool		seen;			/* by the reload under way */
 	bool		preparing;		/* its statements are being made, nothing else */

@@ -438,7 +438,10 @@ batch_column_names(Oid source, int batch_columns)
 
 	for (int attnum = 1; attnum < batch_columns; attnum++)
 	{
-		/* an empty name is a dropped column to the deparser; so it is to the parser */
+		/*
+		 * an empty name is a dropped column to the deparser; so it is to the
+		 * parser
+		 */
 		bool		dropped = !OidIsValid(get_atttype(source, attnum));
 
 		names = lappend(names, makeString(dropped ? pstrdup("") : get_attname(source, attnum, false)));
@@ -845,7 +848,7 @@ state_text(PipelineQuery *pq, const char *state_table, List **colnames)
 	initStringInfo(&copies);
 	appendStringInfo(&text, "SELECT %s", ib_delta_key_list(pq, ""));
 	foreach(lc, pq->keys)
-		*colnames = lappend(*colnames, makeString(((KeyColumn *) lfirst(lc))->name));
+		* colnames = lappend(*colnames, makeString(((KeyColumn *) lfirst(lc))->name));
 	foreach(lc, pq->aggregates)
 	{
 		char	   *name = psprintf(RESERVED_PREFIX "value_%d", ++n);

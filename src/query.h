@@ -94,7 +94,8 @@ typedef struct AggregateColumn
 	Aggref	   *aggref;
 	char	   *finish;			/* SQL over the state's columns */
 	List	   *state;			/* the StateColumns that it reads */
-	const char *recomputed;		/* why every change evaluates it again, or NULL */
+	const char *recomputed;		/* why every change evaluates it again, or
+								 * NULL */
 } AggregateColumn;
 
 /* A lookup whose changes are folded in too; a table used twice is two. */
@@ -116,6 +117,7 @@ typedef struct StandIn
 	int			columns;		/* those of the table, and the weight */
 	bool		weighted;
 } StandIn;
+
 /* One of the sets that rows are grouped by. */
 typedef struct GroupingSetRows
 {
@@ -139,7 +141,8 @@ typedef struct WindowKey
 {
 	KeyColumn  *key;
 	AttrNumber	column;			/* the event time */
-	Expr	   *expr;			/* the key, over the source; or a column of hop, */
+	Expr	   *expr;			/* the key, over the source; or a column of
+								 * hop, */
 	int			hop;			/* which is there in the range table, or 0 */
 	char	   *output;			/* its column in the result, or NULL */
 } WindowKey;
@@ -152,7 +155,8 @@ typedef struct PipelineQuery
 	int			source_index;	/* in the range table of that */
 	RangeTblEntry *source_entry;	/* there */
 	Oid			source;
-	List	   *relations;		/* OIDs of all that the query reads, the source too */
+	List	   *relations;		/* OIDs of all that the query reads, the
+								 * source too */
 	Bitmapset  *needed;			/* the source's columns that are read */
 	List	   *keys;			/* of KeyColumn */
 	List	   *sets;			/* of GroupingSetRows; NIL: a plain GROUP BY */
@@ -165,7 +169,8 @@ typedef struct PipelineQuery
 	bool		always_recompute;	/* and so does every other change, */
 	bool		in_order;		/* reading the rows in the order of the table */
 	List	   *lookups;		/* of TrackedLookup */
-	Bitmapset  *changed;		/* those of them whose changes are in the batch */
+	Bitmapset  *changed;		/* those of them whose changes are in the
+								 * batch */
 	AttrNumber	event_time;		/* which a batch's rows show, if windows close */
 } PipelineQuery;
 
@@ -193,17 +198,18 @@ extern PipelineQuery *ib_lookups_analyze(Query *query);
 extern char *ib_lookups_rows_text(PipelineQuery *pq, int batch_columns);
 extern char *ib_lookups_affected(PipelineQuery *pq, int batch_columns);
 extern char *ib_lookups_present(PipelineQuery *pq, TrackedLookup *lookup,
-								 int batch_columns, bool *whole);
+								int batch_columns, bool *whole);
 extern char *ib_lookups_batch_name(const TrackedLookup *lookup);
 extern char *ib_lookups_old_name(const TrackedLookup *lookup);
 extern bool ib_lookups_reads_old(const PipelineQuery *pq);
+
 /* query_source.c */
 extern void ib_query_find_source(PipelineQuery *pq);
 extern Bitmapset *ib_query_source_columns(PipelineQuery *pq);
 extern Node *ib_query_at_source(PipelineQuery *pq, Node *expr);
 extern Query *ib_query_source_query(PipelineQuery *pq, Query *query);
 extern Expr *ib_query_expose(PipelineQuery *pq, Query *query, Expr *column,
-							  char *name);
+							 char *name);
 
 /* query_check.c */
 IB_NORETURN extern void ib_refuse_clause(const char *what, const char *detail,

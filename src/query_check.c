@@ -49,7 +49,8 @@ static const char *const unstable_prefixes[] = {
 typedef struct CheckContext
 {
 	PipelineQuery *pq;
-	Oid			view;			/* whose query it is; InvalidOid: the pipeline's */
+	Oid			view;			/* whose query it is; InvalidOid: the
+								 * pipeline's */
 	SubLinkType sublink;		/* of a query right below a SubLink */
 	bool		ordered;		/* the rows come in an order of their own */
 	List	   *relations;		/* OIDs of all that it reads */

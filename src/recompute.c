@@ -159,7 +159,10 @@ evaluate_groups(PipelineQuery *pq, GroupingSetRows *set, const char *source_rows
 		KeyColumn  *key = lfirst(lc);
 		const char *name = quote_identifier(key->name);
 
-		/* keys that are not the set's: its number, and NULLs of the right type */
+		/*
+		 * keys that are not the set's: its number, and NULLs of the right
+		 * type
+		 */
 		appendStringInfo(&rows, "%s%s.%s", group_by.len ? ", " : "SELECT ",
 						 list_member_ptr(keys, key) ? "t" : "g", name);
 		appendStringInfo(&group_by, "%st.%s", group_by.len ? ", " : "", name);

@@ -44,7 +44,8 @@ typedef enum IbWait
 	WAIT_FOR_WORKERS,			/* the launcher */
 	WAIT_FOR_VISIBILITY,		/* of a transaction whose commit was read */
 	WAIT_FOR_PATH,				/* a session, for a path to move */
-	WAIT_FOR_WORKER_EXIT		/* a session that needs the database for itself */
+	WAIT_FOR_WORKER_EXIT		/* a session that needs the database for
+								 * itself */
 } IbWait;
 
 /* Why the launcher starts no worker where one is wanted. */
@@ -78,9 +79,11 @@ typedef struct DatabaseEntry
 	pid_t		pid;			/* 0: no worker attached */
 	int			pgprocno;		/* whose latch wakes the worker */
 	pid_t		held_by;		/* backend that keeps the worker away, or 0 */
-	Obstacle	obstacle;		/* noted by the launcher, or by a worker that left */
+	Obstacle	obstacle;		/* noted by the launcher, or by a worker that
+								 * left */
 	int64		left_at;		/* the last worker ended; 0: there was none */
-	uint32		ndeaths;		/* how often a worker ended that should not have */
+	uint32		ndeaths;		/* how often a worker ended that should not
+								 * have */
 	int64		deaths[WORKER_DEATHS];	/* when; a ring */
 	char		last_error[WORKER_ERROR_LENGTH];	/* why the last one ended */
 	pg_atomic_uint32 cured;		/* what ended the workers before is gone */
@@ -124,15 +127,18 @@ typedef struct PathEntry
 {
 	Oid			database;		/* InvalidOid: entry is free */
 	int32		path;
-	Oid			relation;		/* its state table, which no other path has had */
+	Oid			relation;		/* its state table, which no other path has
+								 * had */
 
 	pg_atomic_uint64 frontier_lsn;	/* everything that committed before is in */
-	pg_atomic_uint64 decoded_lsn;	/* but for what was not visible, up to here */
+	pg_atomic_uint64 decoded_lsn;	/* but for what was not visible, up to
+									 * here */
 	pg_atomic_uint64 as_of;		/* TimestampTz; 0 before the first batch */
 	pg_atomic_uint64 as_of_instant; /* the same on the monotonic clock */
 	pg_atomic_uint64 next_run;	/* 0: as soon as there is work */
 	pg_atomic_uint64 moved_at;	/* the frontier last moved */
-	pg_atomic_uint64 staleness_then;	/* that it left behind, in microseconds */
+	pg_atomic_uint64 staleness_then;	/* that it left behind, in
+										 * microseconds */
 	pg_atomic_uint64 staleness_before;	/* and the move before that one */
 	pg_atomic_uint32 locked;	/* table that somebody else has locked, or 0 */
 	pg_atomic_uint64 locked_since;
@@ -157,7 +163,8 @@ typedef struct SharedControl
 	int64		started;		/* when this memory was made */
 	int			launcher_pgprocno;	/* -1: not running */
 	bool		shutting_down;	/* no worker and no slot until the restart */
-	bool		crowded;		/* a database that wants a worker found no entry */
+	bool		crowded;		/* a database that wants a worker found no
+								 * entry */
 	pg_atomic_uint64 wal_end;	/* as the launcher saw it last */
 	int			ndatabases;
 	int			npaths;

@@ -394,7 +394,10 @@ ib_verify_pipeline(PG_FUNCTION_ARGS)
 	pipeline = ib_readable_pipeline(PG_GETARG_TEXT_PP(0), &relation);
 	find_subject(pipeline, &subject);
 
-	/* as the owner: what the query calls is his, and the caller a superuser perhaps */
+	/*
+	 * as the owner: what the query calls is his, and the caller a superuser
+	 * perhaps
+	 */
 	GetUserIdAndSecContext(&save_userid, &save_context);
 	SetUserIdAndSecContext(ib_relation_owner(subject.definition),
 						   save_context | SECURITY_RESTRICTED_OPERATION);

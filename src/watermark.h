@@ -32,7 +32,8 @@
 typedef struct Watermark
 {
 	Timestamp	largest;		/* event time seen */
-	Timestamp	closed;			/* the watermark: windows that end here are closed */
+	Timestamp	closed;			/* the watermark: windows that end here are
+								 * closed */
 	Timestamp	removed;		/* windows that end here are removed */
 	TimestampTz shown;			/* "closed", as users see it */
 	int64		rows_late;		/* since the backfill */

@@ -71,8 +71,10 @@ static const struct
 {
 	const char *unit;
 	const char *length;
-	const char *zoned_slack;	/* midnight can come twice, where clocks are set back */
+	const char *zoned_slack;	/* midnight can come twice, where clocks are
+								 * set back */
 }			units[] =
+
 {
 	{"second", "1 second", "0"},
 	{"minute", "1 minute", "0"},
@@ -180,7 +182,7 @@ set_length(KeyColumn *key, Var *time, const char *before, const char *length)
 	key->before = psprintf("%s::pg_catalog.interval",
 						   quote_literal_cstr(MUTANT(WINDOW_SLACK) ? "0" : before));
 	key->after = psprintf("%s::pg_catalog.interval + %s",
-						   quote_literal_cstr(length), key->before);
+						  quote_literal_cstr(length), key->before);
 }
 
 static char *
