@@ -61,7 +61,7 @@ on_timer(void)
 	Activity	activity = pg_atomic_read_u32(&me->activity);
 	uint64		wal_end = pg_atomic_read_u64(&ib_shared->wal_end);
 	bool		too_much = wal_end > holds_from &&
-		wal_end - holds_from > ib_max_retained_wal * UINT64CONST(1024) * 1024 / 2;
+		wal_end - holds_from > ib_retained_limit() / 2;
 
 	ib_heartbeat();
 	/* only once: what follows, such as storing why, must not be cancelled */

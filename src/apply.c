@@ -114,7 +114,6 @@ make_statements(IbPath *path)
 	char	   *state_table;
 	int			columns;
 	Frontier	frontier = {0};
-	Query	   *query;
 	int64		meaning;
 	List	   *named = NIL;	/* relations whose columns the query shows by
 								 * name */
@@ -122,8 +121,7 @@ make_statements(IbPath *path)
 	/* what changes from here on makes them stale */
 	path->statements = statements;
 	statements->context = context;
-	query = ib_query_of_view(path->row->definition);
-	pq = path->row->track_lookups ? ib_lookups_analyze(query) : ib_query_analyze(query);
+	pq = ib_query_analyze(path->row->definition, path->row->track_lookups);
 	state_table = ib_query_relation_name(path->row->state_table);
 	check_owner(path, pq);
 	if (path->inputs == NIL)

@@ -95,7 +95,7 @@ batch_descriptor(TupleDesc source)
 
 	for (int i = 1; i <= source->natts; i++)
 		TupleDescCopyEntry(desc, i, source, i);
-	TupleDescInitEntry(desc, source->natts + 1, "incbatch_weight", INT4OID, -1, 0);
+	TupleDescInitEntry(desc, source->natts + 1, BATCH_WEIGHT, INT4OID, -1, 0);
 	return desc;
 }
 

@@ -222,8 +222,9 @@ ib_spi_column(uint64 row, int number, bool *isnull)
 	return column(SPI_tuptable->vals[row], number, isnull);
 }
 
-static List *
-text_array_to_list(Datum array)
+/* The elements of a text[] */
+List *
+ib_text_list(Datum array)
 {
 	Datum	   *elements;
 	int			n;
@@ -314,7 +315,7 @@ ib_catalog_paths(void)
 		row->initialize = DatumGetBool(column(tuple, 9, NULL));
 		row->paused = DatumGetBool(column(tuple, 10, NULL));
 		row->state = state_from_name(TextDatumGetCString(column(tuple, 11, NULL)));
-		row->settings = text_array_to_list(column(tuple, 12, NULL));
+		row->settings = ib_text_list(column(tuple, 12, NULL));
 		row->loaded_lsn = DatumGetLSN(column(tuple, 13, &isnull));
 		row->has_frontier = !isnull;
 		if (row->has_frontier)

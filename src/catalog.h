@@ -114,6 +114,7 @@ extern char *ib_catalog_version(void);
 #define IB_VERSION_HINT \
 	"Restart the server if it runs the library of before; if the extension is the older one, run ALTER EXTENSION incbatch UPDATE."
 extern List *ib_catalog_paths(void);
+extern List *ib_text_list(Datum array);
 extern int32 ib_catalog_find_pipeline(text *name, Oid *relation, bool missing_ok);
 extern bool ib_catalog_is_state_table(Oid relid);
 extern void ib_catalog_see_latest(void);

@@ -264,8 +264,8 @@ find_final(int32 pipeline, Oid pipeline_relation, int32 consumer)
 	Datum	   *values;
 	List	   *cuts;
 
-	ib_apply_settings(list_concat(list_make2("search_path", "pg_catalog, pg_temp"), ib_text_settings()));
-	pq = ib_query_analyze(ib_query_of_view(definition));
+	ib_apply_settings(list_concat(ib_name_settings(), ib_text_settings()));
+	pq = ib_query_analyze(definition, false);
 	if (ib_window_keys_of(pq, event_time) == NIL)
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -299,7 +299,7 @@ find_final(int32 pipeline, Oid pipeline_relation, int32 consumer)
 static Oid
 create_relation(RangeVar *name, Oid pipeline_relation, Oid owner, const char *condition)
 {
-	List	   *settings = list_concat(list_make2("search_path", "pg_catalog, pg_temp"), ib_text_settings());
+	List	   *settings = list_concat(ib_name_settings(), ib_text_settings());
 	OwnerScope	scope;
 	Query	   *query;
 	Oid			view;
@@ -581,8 +581,6 @@ read_closed(int32 consumer, int32 number, char **sql, List **settings, Datum *cl
 	CatalogScope scope;
 	bool		isnull;
 	bool		found;
-	Datum	   *elements;
-	int			n;
 
 	ib_catalog_enter(&scope);
 	if (SPI_execute_with_args("SELECT c.closed_before[$2], w.closed, p.settings, c.relation::pg_catalog.oid FROM incbatch.consumer c"
@@ -601,11 +599,7 @@ read_closed(int32 consumer, int32 number, char **sql, List **settings, Datum *cl
 		*sql = TextDatumGetCString(SPI_getbinval(tuple, desc, 1, &isnull));
 		*closed = SPI_getbinval(tuple, desc, 2, &isnull);
 		*relation = DatumGetObjectId(SPI_getbinval(tuple, desc, 4, &isnull));
-		deconstruct_array(DatumGetArrayTypeP(SPI_getbinval(tuple, desc, 3, &isnull)), TEXTOID, -1,
-						  false, TYPALIGN_INT, &elements, NULL, &n);
-		*settings = NIL;
-		for (int i = 0; i < n; i++)
-			*settings = lappend(*settings, TextDatumGetCString(elements[i]));
+		*settings = ib_text_list(SPI_getbinval(tuple, desc, 3, &isnull));
 	}
 	ib_catalog_leave(&scope);
 	return found;
@@ -632,9 +626,7 @@ ib_closed_before(PG_FUNCTION_ARGS)
 
 	if (!read_closed(PG_GETARG_INT32(0), PG_GETARG_INT32(1), &sql, &settings, &closed, &relation))
 		PG_RETURN_NULL();
-	settings = list_concat(settings, list_make4("search_path", "pg_catalog, pg_temp",
-												"quote_all_identifiers", "off"));
-	ib_enter_role(ib_relation_owner(relation), settings, &scope);
+	ib_enter_role(ib_relation_owner(relation), list_concat(settings, ib_name_settings()), &scope);
 	if (SPI_execute_with_args(sql, 1, types, &closed, NULL, true, 1) != SPI_OK_SELECT ||
 		SPI_processed != 1)
 		elog(ERROR, "could not compute which windows are closed");

@@ -418,10 +418,8 @@ ib_create_pipeline(PG_FUNCTION_ARGS)
 
 	/* from here on names are written in full */
 	guc_level = NewGUCNestLevel();
-	ib_apply_settings(list_make4("search_path", "pg_catalog, pg_temp", "quote_all_identifiers", "off"));
-	pq = PG_GETARG_BOOL(ARG_TRACK_LOOKUPS) ?
-		ib_lookups_analyze(ib_query_of_view(definition)) :
-		ib_query_analyze(ib_query_of_view(definition));
+	ib_apply_settings(ib_name_settings());
+	pq = ib_query_analyze(definition, PG_GETARG_BOOL(ARG_TRACK_LOOKUPS));
 	check_followed(pq, PG_GETARG_BOOL(ARG_APPEND_ONLY));
 	check_query_runs(pq, ib_query_relation_name(definition));
 

@@ -562,8 +562,8 @@ find_pipeline(Explanation *explain, Oid relation)
 	HeapTuple	row;
 	TupleDesc	desc;
 	bool		isnull;
+	Oid			definition;
 	bool		tracks_lookups;
-	Query	   *query;
 
 	if (SPI_execute_with_args("SELECT p.definition::pg_catalog.oid, a.relation::pg_catalog.oid,"
 							  " CASE WHEN p.lateness IS NULL THEN 'none: windows never close'"
@@ -578,13 +578,13 @@ find_pipeline(Explanation *explain, Oid relation)
 		elog(ERROR, "could not read incbatch.pipelines");
 	row = SPI_tuptable->vals[0];
 	desc = SPI_tuptable->tupdesc;
-	query = ib_query_of_view(DatumGetObjectId(SPI_getbinval(row, desc, 1, &isnull)));
+	definition = DatumGetObjectId(SPI_getbinval(row, desc, 1, &isnull));
 	explain->state_relation = DatumGetObjectId(SPI_getbinval(row, desc, 2, &isnull));
 	explain->state_table = ib_query_relation_name(explain->state_relation);
 	explain->watermark = SPI_getvalue(row, desc, 3);
 	tracks_lookups = DatumGetBool(SPI_getbinval(row, desc, 4, &isnull));
 	explain->groups = measure(explain, "pg_catalog.count(*)");
-	return tracks_lookups ? ib_lookups_analyze(query) : ib_query_analyze(query);
+	return ib_query_analyze(definition, tracks_lookups);
 }
 
 Datum

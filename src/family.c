@@ -368,23 +368,19 @@ storage_parameters(Oid table)
 	bool		isnull;
 	Datum		options = SysCacheGetAttr(RELOID, tuple, Anum_pg_class_reloptions, &isnull);
 	StringInfoData clause;
-	Datum	   *elements;
-	int			n = 0;
+	ListCell   *lc;
 
 	initStringInfo(&clause);
-	if (!isnull)
-		deconstruct_array(DatumGetArrayTypeP(options), TEXTOID, -1, false, TYPALIGN_INT,
-						  &elements, NULL, &n);
-	for (int i = 0; i < n; i++)
+	foreach(lc, isnull ? NIL : ib_text_list(options))
 	{
-		char	   *option = TextDatumGetCString(elements[i]);
+		char	   *option = lfirst(lc);
 		char	   *value = strchr(option, '=');
 
 		*value++ = '\0';
-		appendStringInfo(&clause, "%s%s = %s", i == 0 ? " WITH (" : ", ",
+		appendStringInfo(&clause, "%s%s = %s", clause.len == 0 ? " WITH (" : ", ",
 						 quote_identifier(option), quote_literal_cstr(value));
 	}
-	if (n > 0)
+	if (clause.len > 0)
 		appendStringInfoChar(&clause, ')');
 	ReleaseSysCache(tuple);
 	return clause.data;
@@ -449,7 +445,7 @@ add_path(Family *family, Interval *trigger)
 {
 	FamilyPath *sibling = choose_sibling(family);
 	FamilyPath *path = palloc0(sizeof(FamilyPath));
-	List	   *settings = list_concat(list_make2("search_path", "pg_catalog, pg_temp"), ib_text_settings());
+	List	   *settings = list_concat(ib_name_settings(), ib_text_settings());
 	Oid			owner = ib_family_owner(family->pipeline, family->relation);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	OwnerScope	scope;

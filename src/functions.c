@@ -264,8 +264,8 @@ check_windows(Oid definition, AttrNumber event_time)
 {
 	int			guc_level = NewGUCNestLevel();
 
-	ib_apply_settings(list_make4("search_path", "pg_catalog, pg_temp", "quote_all_identifiers", "off"));
-	ib_watermark_check(ib_query_analyze(ib_query_of_view(definition)), event_time);
+	ib_apply_settings(ib_name_settings());
+	ib_watermark_check(ib_query_analyze(definition, false), event_time);
 	AtEOXact_GUC(false, guc_level);
 }
 

@@ -147,15 +147,6 @@ set_column(Relation rel, Datum *values, bool *nulls, const char *name, Datum val
 	elog(ERROR, "column \"%s\" of incbatch.batch does not exist", name);
 }
 
-static Datum
-interval_datum(int64 usecs)
-{
-	Interval   *interval = palloc0(sizeof(Interval));
-
-	interval->time = usecs;
-	return IntervalPGetDatum(interval);
-}
-
 static void
 write_line(Relation rel, int64 number, const BatchRecord *line)
 {
@@ -184,7 +175,7 @@ write_line(Relation rel, int64 number, const BatchRecord *line)
 	SET("cpu_ms", Float8GetDatum(line->cpu_ms));
 	SET("read_cpu_ms", Float8GetDatum(line->read_cpu_ms));
 	SET("wal_bytes", Int64GetDatum(line->wal_bytes));
-	SET("latency_max", interval_datum(line->latency_max_usecs));
+	SET("latency_max", ib_interval_datum(line->latency_max_usecs));
 	SET("strategy", CStringGetTextDatum(line->strategy));
 #undef SET
 	CatalogTupleInsert(rel, heap_form_tuple(RelationGetDescr(rel), values, nulls));

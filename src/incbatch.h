@@ -29,6 +29,7 @@ extern PGDLLIMPORT bool ib_log_batches;
 extern PGDLLIMPORT int ib_event_time_ahead;
 extern PGDLLIMPORT int ib_max_failed_rows;
 extern PGDLLIMPORT double ib_cpu_hour_price;
+extern int64 ib_retained_limit(void);
 
 /* hooks.c */
 extern void ib_hooks_init(void);

@@ -13,6 +13,8 @@
 
 #include <math.h>
 
+#include "utils/timestamp.h"
+
 #include "latency.h"
 
 #define LATENCY_FIRST_USECS 100.0
@@ -88,4 +90,14 @@ ib_latency_percentile(const LatencyHistory *history, TimestampTz now,
 			return usecs_of(b);
 	}
 	return usecs_of(LATENCY_BUCKETS - 1);
+}
+
+/* A time in microseconds as an interval */
+Datum
+ib_interval_datum(int64 usecs)
+{
+	Interval   *interval = palloc0(sizeof(Interval));
+
+	interval->time = usecs;
+	return IntervalPGetDatum(interval);
 }

@@ -30,5 +30,6 @@ extern void ib_latency_add(LatencyHistory *history, TimestampTz now,
 						   int64 usecs);
 extern int64 ib_latency_percentile(const LatencyHistory *history,
 								   TimestampTz now, double fraction);
+extern Datum ib_interval_datum(int64 usecs);
 
 #endif							/* IB_LATENCY_H */

@@ -321,7 +321,7 @@ watch_slots(const Attempt *attempts)
 		WatchedSlot *slot = lfirst(lc);
 
 		if (slot->active || XLogRecPtrIsInvalid(slot->restart_lsn) ||
-			slot->restart_lsn + ib_max_retained_wal * UINT64CONST(1024) * 1024 >= end ||
+			slot->restart_lsn + ib_retained_limit() >= end ||
 			!is_unattended(slot->database, attempts) || MUTANT(UNWATCHED))
 			continue;
 		ib_slot_drop_of(slot->database);

@@ -161,8 +161,8 @@ spell_as_sql(Node *node, List *rtable)
  * Make LEFT JOINs inner ones where a later condition drops the rows of NULLs
  * anyway, as the planner would: inner joins are cheaper to follow.
  */
-static void
-reduce_joins(Query *query)
+void
+ib_lookups_reduce_joins(Query *query)
 {
 	PlannerInfo root = {.type = T_PlannerInfo, .parse = query};
 
@@ -376,21 +376,16 @@ right_sides(Node *node)
 	return result;
 }
 
-/* ib_query_analyze for a pipeline that tracks its lookups. */
-PipelineQuery *
-ib_lookups_analyze(Query *query)
+/* Find the lookups whose changes are folded in, or say why they cannot be. */
+void
+ib_lookups_find(PipelineQuery *pq)
 {
-	PipelineQuery *pq;
-
-	reduce_joins(query);
-	pq = ib_query_analyze(query);
 	check_expressions(pq);
 	find_lookups(pq, (Node *) pq->query->jointree);
 	if (list_length(pq->lookups) > MAX_TRACKED)
 		refuse(psprintf("more than %d of them", MAX_TRACKED),
 			   "The joins that a batch needs double with each lookup that changed.",
 			   "Combine lookups into one table, or create the pipeline without track_lookups.");
-	return pq;
 }
 
 /* ----------------------------------------------------------------

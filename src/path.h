@@ -148,6 +148,7 @@ typedef struct OwnerScope
 } OwnerScope;
 
 extern void ib_apply_settings(List *settings);
+extern List *ib_name_settings(void);
 extern List *ib_text_settings(void);
 extern bool ib_lock_sources(IbPath *path, bool with_source);
 extern bool ib_lock_tables(IbPath *path, bool with_source);

@@ -368,13 +368,16 @@ collect_aggregates(Node *node, PipelineQuery *pq)
 	return expression_tree_walker(node, collect_aggregates, pq);
 }
 
-/* Take a query apart, or say why it cannot be a pipeline. */
+/* Take the query of a view apart, or say why it cannot be a pipeline's. */
 PipelineQuery *
-ib_query_analyze(Query *query)
+ib_query_analyze(Oid view, bool track_lookups)
 {
 	PipelineQuery *pq = palloc0(sizeof(PipelineQuery));
+	Query	   *query = ib_query_of_view(view);
 
 	pq->query = query;
+	if (track_lookups)
+		ib_lookups_reduce_joins(query);
 	ib_check_clauses(query);
 	/* SELECT DISTINCT without aggregates groups by all that it shows */
 	if (query->groupClause == NIL && query->groupingSets == NIL &&
@@ -392,6 +395,8 @@ ib_query_analyze(Query *query)
 	(void) collect_aggregates(query->havingQual, pq);
 	if (pq->state == NIL)
 		ib_aggregate_add(pq, NULL);
+	if (track_lookups)
+		ib_lookups_find(pq);
 	return pq;
 }
 

@@ -177,7 +177,7 @@ typedef struct PipelineQuery
 #define ROW_COUNT_COLUMN "row_count"
 
 /* query.c */
-extern PipelineQuery *ib_query_analyze(Query *query);
+extern PipelineQuery *ib_query_analyze(Oid view, bool track_lookups);
 extern Query *ib_query_of_view(Oid view);
 extern char *ib_query_view_text(PipelineQuery *pq, const char *state_table);
 extern char *ib_query_over_batch(PipelineQuery *pq, int batch_columns);
@@ -194,7 +194,8 @@ extern char *ib_query_type(Oid type, int32 typmod, Oid collation);
 extern char *ib_query_expression(List *rtable, const Query *windows, Node *expr);
 
 /* lookups.c */
-extern PipelineQuery *ib_lookups_analyze(Query *query);
+extern void ib_lookups_reduce_joins(Query *query);
+extern void ib_lookups_find(PipelineQuery *pq);
 extern char *ib_lookups_rows_text(PipelineQuery *pq, int batch_columns);
 extern char *ib_lookups_affected(PipelineQuery *pq, int batch_columns);
 extern char *ib_lookups_present(PipelineQuery *pq, TrackedLookup *lookup,

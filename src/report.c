@@ -450,7 +450,7 @@ ib_report(PG_FUNCTION_ARGS)
 	report.span = span_seconds(fcinfo, 2);
 
 	guc_level = NewGUCNestLevel();
-	ib_apply_settings(list_make4("search_path", "pg_catalog, pg_temp", "quote_all_identifiers", "off"));
+	ib_apply_settings(ib_name_settings());
 	SPI_connect();
 	put_title(&report);
 	put_consumers(&report);

@@ -19,13 +19,6 @@
 
 static Horizon awaited;
 
-/* So much WAL a path may hold, in bytes. */
-int64
-ib_retained_limit(void)
-{
-	return (int64) ib_max_retained_wal * 1024 * 1024;
-}
-
 /*
  * How often a path runs: less than its trigger interval, if runs are so slow
  * that a consumer would see staler rows than it accepts.

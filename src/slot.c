@@ -145,12 +145,7 @@ void
 ib_slot_drop(void)
 {
 	if (ib_slot_position().exists)
-	{
-		char	   *name = ib_slot_name(MyDatabaseId);
-
-		ReplicationSlotDrop(name, true);
-		pfree(name);
-	}
+		ib_slot_drop_of(MyDatabaseId);
 }
 
 /* All slots of ours in the cluster, by name and by plugin. */

@@ -135,6 +135,13 @@ ib_apply_settings(List *settings)
 								 true, 0, false);
 }
 
+/* Settings under which a name in SQL that incbatch writes is what it was meant to be */
+List *
+ib_name_settings(void)
+{
+	return list_make4("search_path", "pg_catalog, pg_temp", "quote_all_identifiers", "off");
+}
+
 /*
  * Settings under which a part of a query may become text and is read again as
  * it was: its constants, and the names of its columns.

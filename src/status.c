@@ -96,15 +96,6 @@ time_of(int64 instant, bool *isnull)
 							   (instant - ib_monotonic_usecs()));
 }
 
-static Datum
-interval_of(int64 usecs)
-{
-	Interval   *interval = palloc0(sizeof(Interval));
-
-	interval->time = usecs;
-	return IntervalPGetDatum(interval);
-}
-
 /* Copy the entries of all databases, under the lock. */
 static DatabaseEntry *
 copy_databases(void)
@@ -245,7 +236,7 @@ latency_interval(PathEntry *entry, double fraction, bool *isnull)
 											  fraction);
 
 	*isnull = usecs < 0;
-	return interval_of(usecs);
+	return ib_interval_datum(usecs);
 }
 
 /* The end of the WAL, on a standby of what it has replayed. */
@@ -273,8 +264,8 @@ show_entry(PathEntry *entry, int64 allowed, Datum *values, bool *nulls)
 
 	if (moved_at != 0)
 	{
-		values[UNMOVED] = interval_of(now - moved_at);
-		values[STALENESS_BEFORE] = interval_of(pg_atomic_read_u64(&entry->staleness_before));
+		values[UNMOVED] = ib_interval_datum(now - moved_at);
+		values[STALENESS_BEFORE] = ib_interval_datum(pg_atomic_read_u64(&entry->staleness_before));
 		nulls[UNMOVED] = nulls[STALENESS_BEFORE] = false;
 	}
 	if (allowed >= 0)
@@ -330,7 +321,7 @@ show_frontier(PathEntry *entry, XLogRecPtr lsn, TimestampTz as_of, Datum *values
 		staleness = 0;
 	values[FRONTIER_LSN] = LSNGetDatum(lsn);
 	values[AS_OF] = TimestampTzGetDatum(now - staleness);
-	values[STALENESS] = interval_of(staleness);
+	values[STALENESS] = ib_interval_datum(staleness);
 	values[BACKLOG_BYTES] = Int64GetDatum(lsn >= end ? 0 : end - lsn);
 	nulls[FRONTIER_LSN] = nulls[AS_OF] = nulls[STALENESS] = nulls[BACKLOG_BYTES] = false;
 }

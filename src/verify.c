@@ -20,6 +20,7 @@
 #include "access/table.h"
 #include "access/transam.h"
 #include "access/xact.h"
+#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "executor/tstoreReceiver.h"
 #include "fmgr.h"
@@ -27,12 +28,10 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
-#include "catalog/pg_type.h"
 #include "tcop/dest.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "nodes/nodeFuncs.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -72,8 +71,6 @@ find_subject(int32 pipeline, Subject *subject)
 	Oid			types[] = {INT4OID};
 	Datum		values[] = {Int32GetDatum(pipeline)};
 	MemoryContext caller = CurrentMemoryContext;
-	Datum	   *elements;
-	int			n;
 	CatalogScope scope;
 
 	memset(subject, 0, sizeof(*subject));
@@ -97,10 +94,7 @@ find_subject(int32 pipeline, Subject *subject)
 	subject->definition = DatumGetObjectId(ib_spi_column(0, 4, NULL));
 	subject->event_time = DatumGetInt16(ib_spi_column(0, 6, NULL));
 	subject->track_lookups = DatumGetBool(ib_spi_column(0, 7, NULL));
-	deconstruct_array(DatumGetArrayTypeP(ib_spi_column(0, 5, NULL)), TEXTOID, -1, false, TYPALIGN_INT,
-					  &elements, NULL, &n);
-	for (int i = 0; i < n; i++)
-		subject->settings = lappend(subject->settings, TextDatumGetCString(elements[i]));
+	subject->settings = ib_text_list(ib_spi_column(0, 5, NULL));
 	ib_catalog_leave(&scope);
 }
 
@@ -153,7 +147,6 @@ static void
 read_rows(Subject *subject, const char *rows, const char *condition, Snapshot snapshot,
 		  const char *name)
 {
-	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
 	SPIExecuteOptions options = {.read_only = true};
 	int			code;
@@ -168,13 +161,7 @@ read_rows(Subject *subject, const char *rows, const char *condition, Snapshot sn
 	if (code != SPI_OK_SELECT)
 		elog(ERROR, "%s", SPI_result_code_string(code));
 
-	enr->md.name = pstrdup(name);
-	enr->md.reliddesc = subject->definition;
-	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
-	enr->md.enrtuples = SPI_processed;
-	enr->reldata = store;
-	if (SPI_register_relation(enr) != SPI_OK_REL_REGISTER)
-		elog(ERROR, "could not register %s", name);
+	ib_offer_relation(name, subject->definition, NULL, store, SPI_processed);
 }
 
 /* Read rows as the owner of a state table, as views would. */
@@ -403,10 +390,8 @@ ib_verify_pipeline(PG_FUNCTION_ARGS)
 						   save_context | SECURITY_RESTRICTED_OPERATION);
 	guc_level = NewGUCNestLevel();
 	ib_apply_settings(subject.settings);
-	ib_apply_settings(list_make4("search_path", "pg_catalog, pg_temp", "quote_all_identifiers", "off"));
-	subject.query = subject.track_lookups ?
-		ib_lookups_analyze(ib_query_of_view(subject.definition)) :
-		ib_query_analyze(ib_query_of_view(subject.definition));
+	ib_apply_settings(ib_name_settings());
+	subject.query = ib_query_analyze(subject.definition, subject.track_lookups);
 	ib_refresh(pipeline);
 	forboth(lc, subject.paths, lt, subject.tables)
 		verify_path(&subject, pipeline, lfirst_int(lc), lfirst_oid(lt),

@@ -55,7 +55,6 @@ extern bool ib_place_attach(void);
 extern bool ib_place_confirm(XLogRecPtr seen);
 
 /* schedule.c */
-extern int64 ib_retained_limit(void);
 extern bool ib_path_waits_for_reading(const IbPath *path);
 extern Horizon ib_horizon_reached(Horizon now);
 extern bool ib_horizon_is_awaited(void);
