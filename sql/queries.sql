@@ -238,6 +238,18 @@ CALL exact('by_row');
 CALL exact('first_two');
 CALL exact('running');
 
+-- LIMIT ALL and OFFSET 0 leave no row out; the least others do.
+CREATE VIEW fenced_names AS SELECT * FROM l OFFSET 0;
+SELECT incbatch.create_pipeline('fenced', $$
+	SELECT s.k, name, sum(v) FROM (SELECT k, v FROM few WHERE v > 5 OFFSET 0) s LEFT JOIN (SELECT * FROM fenced_names LIMIT ALL) n USING (k) GROUP BY 1, 2 LIMIT ALL OFFSET NULL
+$$);
+CALL exact('fenced');
+UPDATE few SET v = v + 3;
+CALL exact('fenced');
+SELECT incbatch.create_pipeline('p', 'SELECT k, sum(v) FROM (SELECT k, v FROM few OFFSET 1) s GROUP BY k');
+SELECT incbatch.create_pipeline('p', 'SELECT k, sum(v) FROM few GROUP BY k OFFSET 4294967296');
+SELECT incbatch.create_pipeline('p', 'SELECT k, sum(v) FROM few GROUP BY k LIMIT 0');
+
 -- What differs is shown as a row, whatever its columns are called.
 SELECT incbatch.create_pipeline('letters', 'SELECT k AS a, count(*) AS b FROM few GROUP BY 1');
 CALL incbatch.refresh_pipeline('letters');

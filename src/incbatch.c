@@ -29,6 +29,13 @@ double		ib_cpu_hour_price = 0.05;
 
 void		_PG_init(void);
 
+/* So much WAL a path may hold, in bytes. */
+int64
+ib_retained_limit(void)
+{
+	return (int64) ib_max_retained_wal * 1024 * 1024;
+}
+
 static void
 define_settings(void)
 {

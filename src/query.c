@@ -400,6 +400,38 @@ ib_query_analyze(Oid view, bool track_lookups)
 	return pq;
 }
 
+/* Is a LIMIT or OFFSET this constant, as it is after the parser? */
+static bool
+is_limit(Node *node, bool null)
+{
+	if (node != NULL && IsA(node, FuncExpr) && ((FuncExpr *) node)->funcid == F_INT8_INT4)
+		node = linitial(((FuncExpr *) node)->args);
+	return node != NULL && IsA(node, Const) && ((Const *) node)->constisnull == null &&
+		(null || ((Const *) node)->constvalue == 0);
+}
+
+/*
+ * LIMIT ALL and OFFSET 0 leave no row out.  The latter is there to keep the
+ * planner from moving a condition into a subquery.
+ */
+static bool
+drop_idle_limits(Node *node, void *unused)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Query))
+	{
+		Query	   *query = (Query *) node;
+
+		if (is_limit(query->limitCount, true))
+			query->limitCount = NULL;
+		if (is_limit(query->limitOffset, true) || is_limit(query->limitOffset, false))
+			query->limitOffset = NULL;
+		return query_tree_walker(query, drop_idle_limits, NULL, 0);
+	}
+	return expression_tree_walker(node, drop_idle_limits, NULL);
+}
+
 /* The tree of the query that a view stores, ours to change. */
 Query *
 ib_query_of_view(Oid view)
@@ -409,6 +441,7 @@ ib_query_of_view(Oid view)
 
 	table_close(rel, NoLock);
 	ib_flatten_groups(query);
+	(void) drop_idle_limits((Node *) query, NULL);
 	return query;
 }
 

@@ -12,7 +12,6 @@
  */
 #include "incbatch.h"
 
-#include "access/table.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_namespace.h"
@@ -21,11 +20,9 @@
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/tlist.h"
-#include "rewrite/rewriteHandler.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
-#include "utils/rel.h"
 
 #include "query.h"
 
@@ -194,12 +191,9 @@ static void
 check_view(Oid view, CheckContext *outer)
 {
 	CheckContext context = {.pq = outer->pq, .view = view, .sublink = EXPR_SUBLINK, .relations = outer->relations};
-	Relation	rel = table_open(view, AccessShareLock);
-	Query	   *query = copyObject(get_view_query(rel));
 
-	table_close(rel, NoLock);
 	check_stack_depth();
-	(void) check_tree((Node *) query, &context);
+	(void) check_tree((Node *) ib_query_of_view(view), &context);
 	outer->relations = context.relations;
 }
 
