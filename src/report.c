@@ -334,7 +334,7 @@ put_past(Report *report)
 		};
 	heading(report, psprintf("LAST %s", report->span == 60 ? "MINUTE" : report->span == 3600 ? "HOUR" :
 							 report->span == 86400 ? "DAY" : ib_human_seconds(report->span)),
-			psprintf("a column is %s at its worst; now is at the right",
+			psprintf("a column is %s at its worst; the latest is at the right",
 					 ib_human_seconds(report->span / COLUMNS)));
 	for (uint64 i = 0; i < shown; i++)
 		put_path(report, &paths[i]);
