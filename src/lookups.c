@@ -117,44 +117,82 @@ list_conditions(Node *node)
 	}
 }
 
-static Node *
-unlist(Node *conditions)
+/* The number of a table or join in the range table */
+static int
+number_of(Node *node)
 {
-	return conditions ? (Node *) make_ands_explicit((List *) conditions) : NULL;
+	if (IsA(node, JoinExpr))
+		return ((JoinExpr *) node)->rtindex;
+	return IsA(node, RangeTblRef) ? ((RangeTblRef *) node)->rtindex : 0;
 }
 
-/*
- * Back to what SQL has: no lists, and no join for LEFT JOIN ... WHERE x IS
- * NULL.  A RIGHT JOIN may have been turned around, so that its USING would name
- * other columns; the condition says it all.
- */
-static void
-spell_as_sql(Node *node, List *rtable)
+static JoinExpr *
+find_join(Node *node, int number)
 {
-	ListCell   *lc;
+	JoinExpr   *found = NULL;
 
 	if (IsA(node, FromExpr))
 	{
-		FromExpr   *from = (FromExpr *) node;
+		ListCell   *lc;
 
-		foreach(lc, from->fromlist)
-			spell_as_sql(lfirst(lc), rtable);
-		from->quals = unlist(from->quals);
+		foreach(lc, ((FromExpr *) node)->fromlist)
+		{
+			if ((found = find_join(lfirst(lc), number)) != NULL)
+				break;
+		}
 	}
 	else if (IsA(node, JoinExpr))
 	{
 		JoinExpr   *join = (JoinExpr *) node;
 
-		spell_as_sql(join->larg, rtable);
-		spell_as_sql(join->rarg, rtable);
-		join->quals = unlist(join->quals);
-		join->usingClause = NIL;
-		if (join->jointype == JOIN_ANTI)
-		{
-			join->jointype = JOIN_LEFT;
-			rt_fetch(join->rtindex, rtable)->jointype = JOIN_LEFT;
-		}
+		if (join->rtindex == number)
+			return join;
+		found = find_join(join->larg, number);
+		if (found == NULL)
+			found = find_join(join->rarg, number);
 	}
+	return found;
+}
+
+/*
+ * Give joins the kinds that they have in "reduced", and no more of it: what it
+ * says of conditions differs between releases.  LEFT JOIN ... WHERE x IS NULL
+ * is a join of its own there, which SQL does not have.  One that was turned
+ * around could not have its USING, which would name other columns; the
+ * condition says it all.
+ */
+static void
+adopt_kinds(Node *node, Node *reduced, List *rtable)
+{
+	JoinExpr   *join;
+	JoinExpr   *kind;
+
+	if (IsA(node, FromExpr))
+	{
+		ListCell   *lc;
+
+		foreach(lc, ((FromExpr *) node)->fromlist)
+			adopt_kinds(lfirst(lc), reduced, rtable);
+	}
+	if (!IsA(node, JoinExpr))
+		return;
+	join = (JoinExpr *) node;
+	kind = find_join(reduced, join->rtindex);
+	adopt_kinds(join->larg, reduced, rtable);
+	adopt_kinds(join->rarg, reduced, rtable);
+	if (kind != NULL && number_of(kind->larg) == number_of(join->rarg))
+	{
+		Node	   *left = join->larg;
+
+		join->larg = join->rarg;
+		join->rarg = left;
+	}
+	if (kind == NULL || number_of(kind->larg) != number_of(join->larg) ||
+		number_of(kind->rarg) != number_of(join->rarg))
+		elog(ERROR, "join %d is another one in the reduced query", join->rtindex);
+	join->jointype = kind->jointype == JOIN_ANTI ? JOIN_LEFT : kind->jointype;
+	join->usingClause = NIL;
+	rt_fetch(join->rtindex, rtable)->jointype = join->jointype;
 }
 
 /*
@@ -164,7 +202,7 @@ spell_as_sql(Node *node, List *rtable)
 void
 ib_lookups_reduce_joins(Query *query)
 {
-	PlannerInfo root = {.type = T_PlannerInfo, .parse = query};
+	PlannerInfo root = {.type = T_PlannerInfo};
 
 	query->targetList = (List *)
 		ib_flatten_join_aliases(query, (Node *) query->targetList);
@@ -173,9 +211,10 @@ ib_lookups_reduce_joins(Query *query)
 		ib_flatten_join_aliases(query, (Node *) query->jointree);
 	if (!has_outer_join((Node *) query->jointree))
 		return;
-	list_conditions((Node *) query->jointree);
+	root.parse = copyObject(query);
+	list_conditions((Node *) root.parse->jointree);
 	reduce_outer_joins(&root);
-	spell_as_sql((Node *) query->jointree, query->rtable);
+	adopt_kinds((Node *) query->jointree, (Node *) root.parse->jointree, query->rtable);
 }
 
 static void
