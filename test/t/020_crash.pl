@@ -99,6 +99,8 @@ foreach my $loop (1 .. $loops)
 	}
 	if ($backfill)
 	{
+		# The crash is to meet the pipeline, not to lose its creation.
+		local $ENV{PGOPTIONS} = '-c synchronous_commit=on';
 		create_pipeline($node, 'postgres', 'shop.shelves', $query{'shop.shelves'},
 			trigger_interval => '0');
 		push @names, 'shop.shelves';
