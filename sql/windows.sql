@@ -196,15 +196,22 @@ SELECT max FROM by_long_day WHERE start = '2024-03-30 11:00Z';
 SELECT * FROM incbatch.verify_pipeline('by_long_day');
 SET TimeZone = 'UTC';
 
--- DateStyle and IntervalStyle are stored, too.
+-- The other settings that a text depends on are stored, too: IST is the time of
+-- Israel, or of India.
 SET DateStyle = 'German, DMY';
 SET IntervalStyle = 'postgres_verbose';
+SET timezone_abbreviations = 'India';
+SET array_nulls = off;
 SELECT incbatch.create_pipeline('by_spelling', $$
-	SELECT d::text AS day, (v * interval '1 day')::text AS age, count(*) FROM events
+	SELECT d::text AS day, (v * interval '1 day')::text AS age, count(*),
+	       min((d::text || ' 12:00 IST')::timestamptz) AS noon, min(('{NULL,' || v || '}')::text[]) AS nulls
+	FROM events
 	WHERE tstz >= '09.03.2024'::text::timestamptz GROUP BY 1, 2
 $$);
 SET DateStyle = 'ISO, MDY';
 SET IntervalStyle = 'iso_8601';
+RESET timezone_abbreviations;
+RESET array_nulls;
 CALL incbatch.refresh_pipeline('by_spelling');
 INSERT INTO events VALUES (3000, NULL, '2024-03-10', '2024-03-09', 8);
 CALL incbatch.refresh_pipeline('by_spelling');

@@ -42,7 +42,8 @@ PG_FUNCTION_INFO_V1(ib_create_pipeline);
 static const char *const stored_settings[] = {
 	"TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits",
 	"bytea_output", "lc_monetary", "lc_numeric", "lc_time",
-	"default_text_search_config", "xmlbinary", "xmloption",
+	"default_text_search_config", "xmlbinary", "xmloption", "array_nulls",
+	"timezone_abbreviations",
 };
 
 /* Positions of create_pipeline's parameters. */

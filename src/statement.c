@@ -125,14 +125,23 @@ ib_lock_tables(IbPath *path, bool with_source)
 		ib_lock_sources(path, with_source);
 }
 
-/* Give settings the values of a list, until the current nest level ends. */
+/*
+ * Give settings the values of a list, until the current nest level ends.  Some
+ * are dear to set (timezone_abbreviations reads a file), and most are so already.
+ */
 void
 ib_apply_settings(List *settings)
 {
 	for (int i = 0; i + 1 < list_length(settings); i += 2)
-		(void) set_config_option(list_nth(settings, i), list_nth(settings, i + 1),
-								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-								 true, 0, false);
+	{
+		const char *name = list_nth(settings, i);
+		const char *value = list_nth(settings, i + 1);
+		const char *current = GetConfigOption(name, true, false);
+
+		if (current == NULL || strcmp(current, value) != 0)
+			(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+									 GUC_ACTION_SAVE, true, 0, false);
+	}
 }
 
 /* Settings under which a name in SQL that incbatch writes is what it was meant to be */
