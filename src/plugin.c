@@ -47,12 +47,23 @@ is_own_write(LogicalDecodingContext *ctx, RepOriginId origin)
 	return origin == DoNotReplicateId && !MUTANT(OWN_WRITES);
 }
 
+/*
+ * When the transaction whose commit is being read committed here.  Core tells
+ * what a replication origin has set, which is the time of another clock.
+ */
+static TimestampTz
+local_commit_time(LogicalDecodingContext *ctx)
+{
+	Assert(XLogRecGetRmid(ctx->reader) == RM_XACT_ID);
+	return ((xl_xact_commit *) XLogRecGetData(ctx->reader))->xact_time;
+}
+
 static void
 begin_transaction(LogicalDecodingContext *ctx, ReorderBufferTXN *txn)
 {
 	ib_decode_enter_history();
 	ib_batches_begin(txn->xid, MUTANT(ROW_LSN) ? txn->first_lsn : txn->final_lsn,
-					 txn->xact_time.commit_time);
+					 local_commit_time(ctx));
 }
 
 static void
@@ -198,7 +209,7 @@ commit_streamed(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 	TransactionId *xids = committed_xids(txn, &nxids);
 
 	ib_batches_stream_commit(txn->xid, MUTANT(ROW_LSN) ? txn->first_lsn : commit_lsn,
-							 txn->xact_time.commit_time, xids, nxids);
+							 local_commit_time(ctx), xids, nxids);
 	pfree(xids);
 }
 

@@ -366,18 +366,21 @@ my ($exit, $output) = finish_pgbench($upserts);
 is($exit, 0, 'upserts at once') or diag $output;
 are_exact($node, 'postgres', ['shop.shelves'], 'upserts at once');
 
-# Rows that a subscription brings carry an origin, and count.
+# Rows that a subscription brings carry an origin, and count.  The time that it
+# gives them is that of another server, whose clock may be wrong.
 check('rows of a replication origin', q{
 SELECT pg_replication_origin_create('elsewhere');
 SELECT pg_replication_origin_session_setup('elsewhere');
 SET session_replication_role = replica;
 BEGIN;
-SELECT pg_replication_origin_xact_setup('0/1000', now());
+SELECT pg_replication_origin_xact_setup('0/1000', now() - interval '1 day');
 INSERT INTO shop.stock SELECT i, 'origin', i FROM generate_series(5001, 5010) AS i;
 UPDATE shop.stock SET quantity = 1 WHERE item = 5010;
 COMMIT});
 is( $node->safe_psql('postgres', q{SELECT items FROM shop.shelves WHERE shelf = 'origin'}),
 	10, 'rows of a replication origin are counted');
+is( $node->safe_psql('postgres', q{SELECT max(latency_max) < '1 h' FROM incbatch.batches WHERE pipeline = 'shop.shelves'}),
+	't', 'rows of a replication origin: the latency is since they came here');
 
 # A backlog that is eaten in pieces: the decoder goes back for the pipeline that
 # was paused, while another, which has all of it, is refreshed.
