@@ -57,12 +57,12 @@ init_batches(void)
 
 /*
  * A store for rows that may outlive the transaction, in a context that holds
- * nothing else.
+ * nothing else.  What outgrows so many kilobytes goes to a file.
  */
 Tuplestorestate *
-ib_batch_begin_store(void)
+ib_batch_begin_store(int kilobytes)
 {
-	Size		block = Max(ALLOCSET_DEFAULT_INITSIZE, Min(ib_work_mem * 32L, MAX_BLOCK_BYTES));
+	Size		block = Max(ALLOCSET_DEFAULT_INITSIZE, Min(kilobytes * 32L, MAX_BLOCK_BYTES));
 	MemoryContext context = GenerationContextCreate(batch_context, "incbatch rows",
 													0, ALLOCSET_DEFAULT_INITSIZE, block);
 	MemoryContext old_context = MemoryContextSwitchTo(context);
@@ -70,7 +70,7 @@ ib_batch_begin_store(void)
 	Tuplestorestate *store;
 
 	CurrentResourceOwner = batch_owner;
-	store = tuplestore_begin_heap(false, true, ib_work_mem);
+	store = tuplestore_begin_heap(false, true, kilobytes);
 	CurrentResourceOwner = old_owner;
 	MemoryContextSwitchTo(old_context);
 	return store;
@@ -131,7 +131,7 @@ ib_batch_create(Relation source, const Bitmapset *needed, bool append_only,
 	batch->row_nulls = palloc(sizeof(bool) * batch->desc->natts);
 	memset(batch->row_nulls, true, natts);
 	batch->row_nulls[natts] = false;
-	batch->store = ib_batch_begin_store();
+	batch->store = ib_batch_begin_store(ib_work_mem);
 	ib_batch_set_frontier(batch, frontier);
 	MemoryContextSwitchTo(old);
 	ib_collect_add(batch);
@@ -239,7 +239,7 @@ void
 ib_batch_empty(Batch *batch)
 {
 	ib_batch_end_store(batch->store);
-	batch->store = ib_batch_begin_store();
+	batch->store = ib_batch_begin_store(ib_work_mem);
 	batch->ntransactions = 0;
 	batch->rows = 0;
 	batch->negatives = 0;
@@ -318,13 +318,13 @@ split(Batch *batch, Snapshot snapshot, Batch *held, bool *truncated)
 			last_truncate = i;
 	}
 
-	kept.store = ib_batch_begin_store();
+	kept.store = ib_batch_begin_store(ib_work_mem);
 	kept.transactions = NULL;
 	kept.ntransactions = kept.max_transactions = 0;
 	kept.rows = kept.negatives = 0;
 	kept.has_lost = false;
 	*held = kept;
-	held->store = ib_batch_begin_store();
+	held->store = ib_batch_begin_store(ib_work_mem);
 
 	tuplestore_rescan(batch->store);
 	for (int i = 0; i < batch->ntransactions; i++)
@@ -488,7 +488,7 @@ ib_batch_transaction_of(const Batch *batch, int64 number, int *transaction, int6
 void
 ib_batch_remove_rows(Batch *batch, const int64 *numbers, int n)
 {
-	Tuplestorestate *store = ib_batch_begin_store();
+	Tuplestorestate *store = ib_batch_begin_store(ib_work_mem);
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(batch->desc, &TTSOpsMinimalTuple);
 	int			transaction = -1;
 	int64		last = 0;

@@ -92,7 +92,7 @@ extern void ib_batch_add_link(Batch *batch, uint64 link);
 extern bool ib_batch_settle(Batch *batch, Snapshot snapshot, Batch *held);
 extern void ib_batch_finish(Batch *batch, Batch *held);
 extern bool ib_batch_has_transaction(TransactionId xid, void *arg);
-extern Tuplestorestate *ib_batch_begin_store(void);
+extern Tuplestorestate *ib_batch_begin_store(int kilobytes);
 extern void ib_batch_end_store(Tuplestorestate *store);
 extern void ib_batch_add_transaction(Batch *batch,
 									 const BatchTransaction *transaction);

@@ -458,6 +458,28 @@ ib_batches_stream_commit(TransactionId xid, XLogRecPtr commit_lsn,
  * ----------------------------------------------------------------
  */
 
+/*
+ * Open streams with rows for a batch.  The n-th gets the n-th part of the
+ * memory, so that a hundred of them need five times that of one.
+ */
+static int
+count_parts(const Batch *batch)
+{
+	ListCell   *lc,
+			   *lp;
+	int			n = 0;
+
+	foreach(lc, streams)
+	{
+		foreach(lp, ((Stream *) lfirst(lc))->parts)
+		{
+			if (((StreamPart *) lfirst(lp))->batch == batch)
+				n++;
+		}
+	}
+	return n;
+}
+
 /* In a stream: where the rows of the current subtransaction are counted. */
 static Run *
 current_run(Batch *batch, bool truncate)
@@ -475,7 +497,7 @@ current_run(Batch *batch, bool truncate)
 		part = palloc0(sizeof(StreamPart));
 		part->batch = batch;
 		part->number = ++last_part;
-		part->store = ib_batch_begin_store();
+		part->store = ib_batch_begin_store(ib_work_mem / (1 + count_parts(batch)));
 		open_stream->parts = lappend(open_stream->parts, part);
 		batch->part = part;
 	}

@@ -195,7 +195,7 @@ take_part(const Part *whole, Tuplestorestate *from, int64 first, int64 rows, Tup
 {
 	Part		part = *whole;
 
-	part.store = ib_batch_begin_store();
+	part.store = ib_batch_begin_store(ib_work_mem);
 	part.first = first;
 	part.rows = rows;
 	part.negatives = 0;
@@ -648,7 +648,7 @@ read_source(IbPath *path, Batch *batch)
 						 quote_identifier(get_attname(pq->source, attnum, false)) :
 						 "NULL::pg_catalog.int4");
 	appendStringInfo(&sql, "NULL::pg_catalog.int4 FROM %s", ib_query_relation_name(pq->source));
-	batch->store = ib_batch_begin_store();
+	batch->store = ib_batch_begin_store(ib_work_mem);
 	batch->transactions = NULL;
 	batch->ntransactions = 0;
 	batch->negatives = 0;

@@ -4,7 +4,8 @@
 # One transaction inserts a million rows, another one updates all of them, and
 # the server is crashed while it is read.  Proves (45 and 44 of
 # test/HAZARDS.md): the worker needs less than 256 MB at its peak, leaves no
-# files behind, holds no snapshot while it reads, and every row counts once.
+# files behind, holds no snapshot while it reads, and every row counts once; of
+# many that are open at once most wait in files.
 #
 # HUGE_ROWS (default 1000000) is the number of rows; the times are printed beside
 # that of the same aggregate as one INSERT … SELECT.
@@ -116,8 +117,36 @@ $node->safe_psql('postgres', "BEGIN; INSERT INTO shop.things SELECT i, i, i FROM
 are_exact($node, 'postgres', [$name], '45: rolled back');
 ok(until_holds { leftovers() eq '' }, '45: no file is left of one that is rolled back');
 
+# ---------------------------------------------------------------------------
+# Many at once
+$node->append_conf('postgresql.conf', "logical_decoding_work_mem = '64kB'\nincbatch.work_mem = '4MB'\n");
+$node->restart;
+$pid = wait_for_worker($node, 'postgres', $pid);
+my @writers = map { session($node, 'postgres') } 1 .. 16;
+ask($_, 'BEGIN; INSERT INTO shop.things SELECT i, i % 500, i % 977 FROM generate_series(1, 50000) AS i') foreach @writers;
+are_exact($node, 'postgres', [$name], '45: many are open');
+my $in_memory = memory_of('incbatch rows');
+cmp_ok($in_memory, '>', 1024, '45: many are open: they have been read');
+cmp_ok($in_memory, '<', 20 * 1024, '45: many are open: memory is bounded');
+ask($_, 'COMMIT') foreach @writers;
+are_exact($node, 'postgres', [$name], '45: many were open');
+end_session(@writers);
+
 $node->stop;
 done_testing();
+
+# The worker's memory in contexts of a name, in kB.
+sub memory_of
+{
+	my ($context) = @_;
+	my $start = -s $node->logfile;
+
+	$node->safe_psql('postgres', "SELECT pg_log_backend_memory_contexts($pid)");
+	$node->wait_for_log(qr/Grand total/, $start);
+	my $bytes = 0;
+	$bytes += $_ foreach slurp_file($node->logfile, $start) =~ /; \Q$context\E: (\d+) total in/g;
+	return $bytes / 1024;
+}
 
 # The worker's memory at its peak, and how long all has taken so far.
 sub is_bounded
