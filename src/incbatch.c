@@ -51,7 +51,7 @@ define_settings(void)
 							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
 	DefineCustomIntVariable("incbatch.work_mem",
 							"Memory for the waiting changes of one path.",
-							"Beyond it changes go to temporary files and a backlog is folded in piece by piece.",
+							"Beyond it changes go to temporary files and a backlog is folded in piece by piece. The n-th large transaction that is open at once has an n-th of it.",
 							&ib_work_mem, ib_work_mem, 64, MAX_KILOBYTES,
 							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("incbatch.batch_history",
