@@ -5,8 +5,8 @@
  *
  * The query becomes a view, so that names are resolved once and dependencies
  * recorded by core; its tree says what the state table and the user's view
- * must be (query.c, delta.c).  All of it is one transaction of the session:
- * nothing waits for the worker, and ROLLBACK leaves nothing behind.
+ * must be (query.c, delta.c, query_text.c).  All of it is one transaction of
+ * the session: nothing waits for the worker, and ROLLBACK leaves nothing behind.
  *
  * Not here: the slot and the backfill, which are the worker's.
  */

@@ -2,9 +2,10 @@
  * query.h
  *	  A pipeline's query, taken apart and turned into statements.
  *
- * query.c analyses, with query_source.c and query_check.c; aggregate.c knows
- * the aggregates, delta.c and recompute.c are the two strategies; each of the
- * latter yields SQL text that the executor runs.
+ * query.c analyses, with query_source.c and query_check.c; query_text.c makes
+ * SQL of the tree; aggregate.c knows the aggregates, delta.c and recompute.c
+ * are the two strategies; each of the latter yields SQL text that the executor
+ * runs.
  */
 #ifndef IB_QUERY_H
 #define IB_QUERY_H
@@ -179,6 +180,8 @@ typedef struct PipelineQuery
 /* query.c */
 extern PipelineQuery *ib_query_analyze(Oid view, bool track_lookups);
 extern Query *ib_query_of_view(Oid view);
+
+/* query_text.c */
 extern char *ib_query_view_text(PipelineQuery *pq, const char *state_table);
 extern char *ib_query_over_batch(PipelineQuery *pq, int batch_columns);
 extern char *ib_query_rows_text(PipelineQuery *pq, bool from_batch,

@@ -15,7 +15,7 @@
  * Everything else is date_trunc itself.
  *
  * The statements that read a batch use it in the place of date_trunc
- * (query.c); a query over the source keeps the original, which an index on
+ * (query_text.c); a query over the source keeps the original, which an index on
  * the expression may serve.
  */
 #include "incbatch.h"
@@ -89,8 +89,8 @@ remember(LastWindow *window, FunctionCallInfo fcinfo, PGFunction date_trunc,
 }
 
 /*
- * The unit is a constant (query.c sees to that) and is looked at once a call
- * site; whoever else calls this with one that varies gets no windows kept.
+ * The unit is a constant (query_text.c sees to that) and is looked at once a
+ * call site; whoever else calls this with one that varies gets no windows kept.
  */
 static Datum
 window_start(FunctionCallInfo fcinfo, PGFunction date_trunc, Timestamp not_before)
