@@ -24,12 +24,19 @@ static char *setting = NULL;
 static uint64 times_set = 0;
 static int	times_met = 0;		/* since then */
 
+/*
+ * Whoever has read the configuration says so: a test cannot know otherwise when
+ * a signal has arrived, and what it does next could be faster.
+ */
 static void
 note_setting(const char *value, void *extra)
 {
 	ib_fault_is_set = value != NULL && *value != '\0';
 	times_set++;
 	times_met = 0;
+	if (IsBackgroundWorker)
+		ereport(LOG,
+				errmsg("incbatch.fault is \"%s\" in process %d", value ? value : "", MyProcPid));
 }
 
 void

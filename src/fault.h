@@ -14,9 +14,10 @@
  *		kill9					it kills itself
  *		wait					it waits until the setting is another
  *
- * It says so in the server log before.  In any other build FAULT() is nothing,
- * and there is no such setting.  test/t/150_faults.pl drives every point of the
- * list below; a point has its name there in lower case.
+ * It says so in the server log before, as it does when it has learned of the
+ * setting.  In any other build FAULT() is nothing, and there is no such
+ * setting.  test/t/150_faults.pl drives every point of the list below; a point
+ * has its name there in lower case.
  */
 #ifndef IB_FAULT_H
 #define IB_FAULT_H

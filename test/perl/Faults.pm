@@ -18,6 +18,7 @@ package Faults;
 use strict;
 use warnings;
 
+use Carp;
 use Exporter 'import';
 use File::Basename;
 use IncBatch;
@@ -45,14 +46,34 @@ sub open_faults
 }
 
 # Let something happen at a point: 'point:action[:nth]', '' for nothing any more.
-# The server need not be there.
+# The server need not be there; if it is, our processes know it on return, and
+# every other setting that was changed before.
 sub arm
 {
 	my ($node, $fault) = @_;
+	my @pids = defined $node->{_pid} ? our_processes($node) : ();
+	my $offset = @pids ? -s $node->logfile : 0;
 
 	$node->adjust_conf('postgresql.conf', 'incbatch.fault', "'$fault'");
 	kill_process('HUP', $node->{_pid}) if defined $node->{_pid};
+	until_holds {
+		my $log = @pids ? slurp_file($node->logfile, $offset) : '';
+
+		@pids = grep { $log !~ /incbatch.fault is ".*" in process $_$/m && kill(0, $_) } @pids;
+		return !@pids;
+	}
+	or croak "processes @pids have not learned that incbatch.fault is '$fault'";
 	return;
+}
+
+# Process ids of the launcher and the workers; none of a server that recovers.
+sub our_processes
+{
+	my ($node) = @_;
+	my ($ret, $pids) = try_psql($node, 'postgres',
+		"SELECT string_agg(pid::text, ' ') FROM pg_stat_activity WHERE backend_type LIKE 'incbatch %'");
+
+	return $ret == 0 ? split ' ', $pids : ();
 }
 
 # Has a process come to the point, since the log had $offset bytes?

@@ -323,14 +323,15 @@ subtest '39: the server invalidates the slot' => sub {
 	ask($look, "ALTER SYSTEM SET max_wal_size = '32MB'; ");
 	ask($look, 'SELECT pg_reload_conf()');
 	my $took = timed {
-		ask($look, fill_wal(3) . 'CHECKPOINT');
-		ok(until_true($look, "SELECT bool_and(state = 'needs_rebuild') FROM incbatch.path"),
+		ask($look, fill_wal(3));
+		# the checkpointer could learn of the setting after the first one
+		ok(until_true($look, "CHECKPOINT; SELECT bool_and(state = 'needs_rebuild') FROM incbatch.path"),
 			'39: all need a rebuild');
 	};
 	cmp_ok($took, '<', 60, '39: soon');
 	ok(until_true($look, "SELECT count(*) = 0 FROM pg_replication_slots"), '39: the slot is dropped');
 	until_clock($look, 3);
-	my @lines = grep { /incbatch (?:worker|launcher): (?!DETAIL|HINT)/ } split /\n/, slurp_file($node->logfile, $offset);
+	my @lines = grep { /incbatch (?:worker|launcher): (?!DETAIL|HINT|LOG:  incbatch.fault is)/ } split /\n/, slurp_file($node->logfile, $offset);
 	cmp_ok(scalar @lines, '<=', 3, '39: no more than three lines of ours in the log') or diag join "\n", @lines;
 	is(lines_like(join("\n", @lines), qr/need a rebuild: the replication slot no longer has the WAL/), 1,
 		'39: one of them says it');
